@@ -1,0 +1,226 @@
+/*
+ * The contract: bundled OpenAPI documents compiled into operations and one
+ * route tree.  docs/contract.md is the specification of what it reads.
+ *
+ * Everything is allocated at load time and const afterwards.
+ */
+
+#ifndef NGX_COMMERCE_CONTRACT_H
+#define NGX_COMMERCE_CONTRACT_H
+
+
+#include "ngx_commerce_schema.h"
+
+
+typedef enum {
+    NGX_COMMERCE_GET = 0,
+    NGX_COMMERCE_POST,
+    NGX_COMMERCE_PUT,
+    NGX_COMMERCE_PATCH,
+    NGX_COMMERCE_DELETE,
+    NGX_COMMERCE_METHODS                /* HEAD is served by GET, OPTIONS by the route */
+} ngx_commerce_method_t;
+
+typedef enum {
+    NGX_COMMERCE_AUTH_PUBLIC = 0,
+    NGX_COMMERCE_AUTH_OPTIONAL,
+    NGX_COMMERCE_AUTH_CUSTOMER,
+    NGX_COMMERCE_AUTH_STAFF,
+    NGX_COMMERCE_AUTH_SERVICE
+} ngx_commerce_auth_t;
+
+typedef enum {
+    NGX_COMMERCE_LANE_READ = 0,
+    NGX_COMMERCE_LANE_WRITE,
+    NGX_COMMERCE_LANE_SLOW,
+    NGX_COMMERCE_LANES
+} ngx_commerce_lane_t;
+
+typedef enum {
+    NGX_COMMERCE_IDEMPOTENCY_NONE = 0,
+    NGX_COMMERCE_IDEMPOTENCY_OPTIONAL,
+    NGX_COMMERCE_IDEMPOTENCY_REQUIRED
+} ngx_commerce_idempotency_t;
+
+typedef enum {
+    NGX_COMMERCE_CONDITIONAL_NONE = 0,
+    NGX_COMMERCE_CONDITIONAL_ETAG,
+    NGX_COMMERCE_CONDITIONAL_IF_MATCH
+} ngx_commerce_conditional_t;
+
+typedef enum {
+    NGX_COMMERCE_IN_PATH = 0,
+    NGX_COMMERCE_IN_QUERY,
+    NGX_COMMERCE_IN_HEADER
+} ngx_commerce_in_t;
+
+typedef enum {
+    NGX_COMMERCE_STEP_CALL = 0,
+    NGX_COMMERCE_STEP_SCRIPT,
+    NGX_COMMERCE_STEP_NATIVE
+} ngx_commerce_step_kind_t;
+
+
+/*
+ * A template like "product:{id}" or "cart:{$tenant_id:$cart_owner}", cut into parts at load
+ * time.  In tags {name} is a scope value.  In keys the braces are Redis's hash
+ * tag, stay in the key, and every $name within is replaced.
+ */
+
+typedef struct {
+    ngx_commerce_str_t   text;          /* literal, or the scope name */
+    bool                 name;
+} ngx_commerce_part_t;
+
+typedef struct {
+    ngx_commerce_part_t  *parts;
+    uint32_t              count;
+} ngx_commerce_template_t;
+
+
+typedef struct {
+    uint32_t                  ttl;      /* seconds; 0: no cache */
+    uint32_t                  tags_count;
+    ngx_commerce_template_t  *tags;
+} ngx_commerce_cache_rule_t;
+
+
+typedef struct {
+    ngx_commerce_str_t  parameter;      /* the SQL parameter, the script's member */
+    ngx_commerce_str_t  name;           /* the scope name; "$…" for the context */
+    int32_t             slot;           /* index in the operation's slots, -1 for "$…" */
+} ngx_commerce_arg_t;
+
+
+/* A call of a SQL function: a step, or what a script needs around it. */
+
+typedef struct {
+    ngx_commerce_str_t          function;   /* "api.cart_view" */
+    ngx_commerce_lane_t         lane;
+    uint32_t                    args_count;
+    ngx_commerce_arg_t         *args;
+    ngx_commerce_cache_rule_t   cache;
+    bool                        command;    /* runs after api.begin_command */
+    bool                        keep_reply; /* wrapped in api.keep_reply when a key came */
+    void                       *stmt;       /* the module's: prepared statement */
+    void                       *stmt_keep;
+} ngx_commerce_call_t;
+
+
+typedef struct {
+    ngx_commerce_step_kind_t    kind;
+    ngx_commerce_str_t          name;       /* script or native */
+    bool                        reply;
+    bool                        optional;
+    int32_t                     when;       /* slot, or -1 */
+    ngx_commerce_call_t        *call;       /* STEP_CALL */
+    ngx_commerce_template_t     key;        /* STEP_SCRIPT from here */
+    uint32_t                    args_count;
+    ngx_commerce_arg_t         *args;
+    ngx_commerce_call_t        *miss;       /* or NULL */
+    ngx_commerce_call_t        *down;       /* or NULL: 503 */
+    ngx_commerce_str_t          backup;     /* "api.cart_backup", or empty */
+    void                       *data;       /* the module's: script or handler */
+} ngx_commerce_step_t;
+
+
+typedef struct {
+    ngx_commerce_str_t      name;       /* scope name */
+    ngx_commerce_str_t      wire;       /* name on the wire (lower case for headers) */
+    ngx_commerce_in_t       in;
+    bool                    required;
+    int32_t                 slot;
+    ngx_commerce_schema_t  *schema;
+} ngx_commerce_param_t;
+
+
+typedef struct {
+    ngx_commerce_str_t           id;        /* operationId */
+    uint32_t                     index;     /* dense, over all contracts: metrics slots */
+    ngx_commerce_method_t        method;
+    ngx_commerce_str_t           path;      /* template as declared */
+    ngx_commerce_auth_t          auth;
+    ngx_commerce_str_t           permission;    /* staff:<permission>, or empty */
+    bool                         tenant;    /* needs one */
+    bool                         deprecated;
+    uint32_t                     limits_count;
+    ngx_commerce_str_t          *limits;
+    ngx_commerce_idempotency_t   idempotency;
+    ngx_commerce_conditional_t   conditional;
+    ngx_commerce_cache_rule_t    cache;
+
+    uint32_t                     params_count;
+    ngx_commerce_param_t        *params;
+
+    ngx_commerce_schema_t       *body;      /* or NULL: a body is ignored when empty, else 415/400 */
+    bool                         body_required;
+    bool                         body_raw;  /* requestBody is no JSON (text/csv): passed as text, slot body_slot */
+    uint32_t                     media_count;
+    ngx_commerce_str_t          *media;     /* accepted content types, lower case */
+    ngx_commerce_str_t           body_name; /* empty: spread */
+    int32_t                      body_slot; /* of body_name */
+    uint32_t                     members_count;     /* spread: top-level members → slots, sorted by name */
+    ngx_commerce_arg_t          *members;
+    size_t                       body_limit;
+    ngx_commerce_json_limits_t   body_limits;
+
+    uint32_t                     ids_count; /* fresh UUIDv7 */
+    int32_t                     *ids;       /* slots */
+
+    uint32_t                     slots_count;       /* every scope name of the operation has a slot */
+    ngx_commerce_str_t          *slots;             /* names, for binding step results */
+
+    uint32_t                     steps_count;
+    ngx_commerce_step_t         *steps;
+    uint32_t                     reply_step;
+} ngx_commerce_operation_t;
+
+
+typedef struct ngx_commerce_contract_s  ngx_commerce_contract_t;
+
+/* Called once for each native step; returns false when there is no such handler. */
+typedef bool (*ngx_commerce_native_known_pt)(ngx_commerce_str_t name);
+
+
+ngx_commerce_contract_t *ngx_commerce_contract_create(
+    const ngx_commerce_alloc_t *alloc, ngx_commerce_native_known_pt known);
+
+/* Adds one bundle.  "file" is for messages.  "text" must outlive the contract. */
+
+ngx_commerce_rc_t ngx_commerce_contract_add(ngx_commerce_contract_t *contract,
+    const char *file, const uint8_t *text, size_t len,
+    ngx_commerce_fault_t *fault);
+
+uint32_t ngx_commerce_contract_count(const ngx_commerce_contract_t *contract);
+ngx_commerce_operation_t *ngx_commerce_contract_operation(
+    const ngx_commerce_contract_t *contract, uint32_t index);
+
+/* Slot of a name, or -1.  For binding the members of step results: hash, not a scan. */
+
+int32_t ngx_commerce_operation_slot(const ngx_commerce_operation_t *op,
+    const uint8_t *name, size_t len);
+
+
+#define NGX_COMMERCE_PATH_PARAMS_MAX  8
+
+typedef struct {
+    const ngx_commerce_operation_t  *op;        /* NULL: see allow */
+    const char                      *allow;     /* "GET, HEAD, OPTIONS" of the path */
+    bool                             alias;     /* matched under /api/… or an alias */
+    bool                             deprecated_path;   /* answer with Deprecation */
+    ngx_commerce_str_t               params[NGX_COMMERCE_PATH_PARAMS_MAX]; /* raw segments, in the order of the template */
+    uint32_t                         params_count;
+} ngx_commerce_match_t;
+
+/*
+ * Matches a raw path (percent-encoded, without query).  Literal segments win
+ * over parameters.  Returns true when the path exists: op is NULL when the
+ * method is not among allow.  No allocation, cost by depth of the tree.
+ */
+
+bool ngx_commerce_contract_match(const ngx_commerce_contract_t *contract,
+    ngx_commerce_method_t method, const uint8_t *path, size_t len,
+    ngx_commerce_match_t *match);
+
+
+#endif /* NGX_COMMERCE_CONTRACT_H */
