@@ -1,0 +1,249 @@
+/*
+ * The request engine: contract → guard → steps → bytes out.
+ *
+ * One ngx_commerce_request_t per request, in the request's pool.  What is under
+ * way in PostgreSQL, Redis or a thread is never there: a request that goes away
+ * detaches it through "cancel".
+ */
+
+#ifndef NGX_COMMERCE_HTTP_H
+#define NGX_COMMERCE_HTTP_H
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "ngx_commerce_contract.h"
+#include "ngx_commerce_codec.h"
+#include "ngx_commerce_pg.h"
+#include "ngx_commerce_redis.h"
+#include "ngx_commerce_cache.h"
+#include "ngx_commerce_auth.h"
+#include "ngx_commerce_limit.h"
+
+
+#define NGX_COMMERCE_VERSION  "0.1.0"
+
+
+typedef struct ngx_commerce_request_s  ngx_commerce_request_t;
+
+
+/* A value of the scope. */
+
+typedef struct {
+    ngx_str_t   text;               /* string: unescaped; others: as written */
+    unsigned    type:4;             /* ngx_commerce_json_type_t */
+    unsigned    set:1;              /* else absent */
+} ngx_commerce_value_t;
+
+
+/* What a step answered, and in the end what the client gets. */
+
+typedef struct {
+    ngx_uint_t  status;             /* 0: nothing yet */
+    ngx_str_t   body;               /* JSON; data == NULL: none */
+    ngx_str_t   headers;            /* JSON object, or empty */
+    ngx_str_t   edge;               /* JSON object, or empty */
+    unsigned    problem:1;
+    unsigned    replayed:1;
+} ngx_commerce_reply_t;
+
+
+/*
+ * A native step.  NGX_OK: ngx_commerce_step_reply() was called.  NGX_AGAIN: it
+ * goes on elsewhere, c->cancel is set and ngx_commerce_step_done() comes later.
+ * NGX_ERROR: ngx_commerce_problem() was called.
+ */
+
+typedef ngx_int_t (*ngx_commerce_native_pt)(ngx_commerce_request_t *c,
+    const ngx_commerce_step_t *step);
+
+typedef struct {
+    ngx_str_t               name;
+    ngx_commerce_native_pt  handler;
+} ngx_commerce_native_t;
+
+/* Tables end with an empty name; one file ngx_commerce_natives_<part>.c each. */
+
+extern const ngx_commerce_native_t  ngx_commerce_natives_auth[];
+extern const ngx_commerce_native_t  ngx_commerce_natives_health[];
+
+
+typedef struct {
+    ngx_uint_t                     count;
+    ngx_commerce_limit_policy_t  **policies;
+} ngx_commerce_op_limits_t;
+
+typedef struct {
+    ngx_commerce_contract_t       *contract;
+    ngx_array_t                   *files;       /* of ngx_str_t: commerce_contract */
+    ngx_str_t                      environment;
+    ngx_str_t                      problem_base;
+    ngx_commerce_op_limits_t      *limits;      /* by op->index */
+    ngx_commerce_pg_stmt_t        *begin_request;
+    ngx_commerce_pg_stmt_t        *begin_command;
+    u_char                         cursor_key[32];
+} ngx_commerce_main_conf_t;
+
+typedef struct {
+    ngx_flag_t                     enable;      /* commerce_api */
+    ngx_str_t                      tenant;      /* commerce_tenant: for hosts that no tenant has */
+} ngx_commerce_loc_conf_t;
+
+
+struct ngx_commerce_request_s {
+    ngx_http_request_t               *request;
+    const ngx_commerce_main_conf_t   *conf;
+    const ngx_commerce_operation_t   *op;
+    ngx_commerce_match_t              match;
+
+    ngx_commerce_value_t             *slots;    /* op->slots_count */
+    ngx_commerce_tenant_t             tenant;   /* in the pool; id.len == 0: none */
+    ngx_commerce_principal_t          principal;
+
+    ngx_str_t                         correlation_id;
+    ngx_str_t                         traceparent;  /* of our span, on demand */
+    ngx_str_t                         idempotency_key;  /* empty: none */
+    u_char                            fingerprint[32];
+
+    /* headers of interest, found in one pass */
+    ngx_table_elt_t                  *h_correlation_id;
+    ngx_table_elt_t                  *h_traceparent;
+    ngx_table_elt_t                  *h_idempotency_key;
+    ngx_table_elt_t                  *h_cart_token;
+    ngx_table_elt_t                  *h_content_encoding;
+    ngx_table_elt_t                  *h_if_none_match;
+    ngx_table_elt_t                  *h_if_match;
+
+    ngx_str_t                         cart_token;   /* minted: goes into the answer */
+    ngx_str_t                         cart_owner;
+    ngx_str_t                         guest_cart;
+
+    ngx_uint_t                        step_index;
+    ngx_commerce_reply_t              step;     /* of the step that runs */
+    ngx_commerce_reply_t              reply;    /* of the reply step */
+    ngx_uint_t                        script_phase;
+    ngx_str_t                         script_key;
+    ngx_str_t                         script_document;  /* body of the miss call */
+    const ngx_commerce_call_t        *call;     /* under way */
+
+    ngx_commerce_cache_ticket_t       ticket;       /* of the response */
+    ngx_commerce_cache_ticket_t       call_ticket;  /* of the call under way */
+
+    void                            (*cancel)(void *data);
+    void                             *cancel_data;
+
+    ngx_str_t                         code;     /* problem code, for the log */
+    ngx_msec_t                        pg_time;
+    ngx_uint_t                        pg_calls;
+    unsigned                          ticketed:1;
+    unsigned                          call_ticketed:1;
+    unsigned                          cache_hit:1;
+    unsigned                          waiting:1;    /* held for an event */
+    unsigned                          private:1;    /* depends on who asks */
+};
+
+
+/* ngx_http_commerce_module.c */
+
+extern ngx_module_t  ngx_http_commerce_module;
+
+/* ngx_commerce_request.c: match, tenant, guard */
+
+ngx_int_t ngx_commerce_request_handler(ngx_http_request_t *r);
+ngx_commerce_request_t *ngx_commerce_request_get(ngx_http_request_t *r);
+
+/* ngx_commerce_input.c: parameters and body into the scope.  NGX_OK, or NGX_ERROR: a problem was set. */
+
+ngx_int_t ngx_commerce_input_params(ngx_commerce_request_t *c);
+ngx_int_t ngx_commerce_input_media(ngx_commerce_request_t *c);
+ngx_int_t ngx_commerce_input_body(ngx_commerce_request_t *c);
+void ngx_commerce_input_binding(ngx_commerce_request_t *c, ngx_str_t *binding);
+
+/* ngx_commerce_scope.c: named values */
+
+void ngx_commerce_scope_set(ngx_commerce_request_t *c, int32_t slot,
+    const ngx_commerce_json_t *value);
+/* Members of a JSON object become values. */
+ngx_int_t ngx_commerce_scope_bind(ngx_commerce_request_t *c, ngx_str_t *object);
+/* For natives: NULL when absent, null or unknown to the operation. */
+ngx_str_t *ngx_commerce_scope_get(ngx_commerce_request_t *c, const char *name);
+/* Text for SQL: data == NULL when absent or null. */
+ngx_int_t ngx_commerce_scope_arg(ngx_commerce_request_t *c,
+    const ngx_commerce_arg_t *arg, ngx_str_t *text);
+ngx_int_t ngx_commerce_scope_render(ngx_commerce_request_t *c,
+    const ngx_commerce_template_t *t, ngx_str_t *text);
+/* {"name":value,…} */
+ngx_int_t ngx_commerce_scope_json(ngx_commerce_request_t *c,
+    const ngx_commerce_arg_t *args, ngx_uint_t count, ngx_str_t *json);
+
+/* ngx_commerce_steps.c: the engine */
+
+/* NGX_AGAIN: held.  Otherwise what the handler returns to nginx. */
+ngx_int_t ngx_commerce_steps_run(ngx_commerce_request_t *c);
+/* An asynchronous step has filled c->step: goes on.  c may be gone afterwards. */
+void ngx_commerce_step_done(ngx_commerce_request_t *c);
+void ngx_commerce_step_reply(ngx_commerce_request_t *c, ngx_uint_t status,
+    ngx_str_t *body);
+
+/* ngx_commerce_call.c, ngx_commerce_script.c: NGX_OK, NGX_AGAIN, NGX_ERROR as natives */
+
+ngx_int_t ngx_commerce_call_start(ngx_commerce_request_t *c,
+    const ngx_commerce_call_t *call);
+ngx_int_t ngx_commerce_call_register(ngx_conf_t *cf, ngx_commerce_call_t *call);
+ngx_int_t ngx_commerce_script_start(ngx_commerce_request_t *c,
+    const ngx_commerce_step_t *step);
+/* A call within a script step (miss, down) is done. */
+ngx_int_t ngx_commerce_script_resume(ngx_commerce_request_t *c);
+
+/* ngx_commerce_problem.c: RFC 9457.  All return NGX_ERROR, with c->step a problem document. */
+
+/* detail is a format of ngx_vslprintf: a sentence for the client. */
+ngx_int_t ngx_commerce_problem(ngx_commerce_request_t *c, ngx_uint_t status,
+    const char *code, const char *detail, ...);
+/* Overload and absence: with Retry-After. */
+ngx_int_t ngx_commerce_problem_retry(ngx_commerce_request_t *c,
+    ngx_uint_t status, const char *code, ngx_uint_t retry_after,
+    const char *detail);
+/* extension: a JSON object whose members go along, or NULL; its code, title, type and retry_after count. */
+ngx_int_t ngx_commerce_problem_extended(ngx_commerce_request_t *c,
+    ngx_uint_t status, ngx_str_t *code, ngx_str_t *detail,
+    ngx_str_t *extension);
+ngx_int_t ngx_commerce_problem_violations(ngx_commerce_request_t *c,
+    ngx_uint_t status, const char *code,
+    ngx_commerce_violations_t *violations);
+/* Content handler of commerce_problem, for error_page. */
+ngx_int_t ngx_commerce_problem_handler(ngx_http_request_t *r);
+
+/* ngx_commerce_reply.c */
+
+/* Sends c->reply; returns what the handler returns to nginx. */
+ngx_int_t ngx_commerce_reply_send(ngx_commerce_request_t *c);
+/* edge.page → signed cursors, "page" member and Link; edge.invalidate. */
+ngx_int_t ngx_commerce_reply_edge(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply);
+ngx_int_t ngx_commerce_reply_header(ngx_http_request_t *r, const char *name,
+    ngx_str_t *value);
+
+/* ngx_commerce_cached.c: responses and calls in the edge's cache */
+
+ngx_int_t ngx_commerce_cached_response(ngx_commerce_request_t *c);
+void ngx_commerce_cached_keep_response(ngx_commerce_request_t *c);
+ngx_int_t ngx_commerce_cached_call(ngx_commerce_request_t *c,
+    const ngx_commerce_call_t *call, ngx_str_t *args);
+void ngx_commerce_cached_keep_call(ngx_commerce_request_t *c);
+
+/* ngx_commerce_util.c */
+
+ngx_commerce_alloc_t ngx_commerce_pool_alloc(ngx_pool_t *pool);
+void ngx_commerce_random(u_char *dst, size_t len);
+void ngx_commerce_uuid7_now(u_char dst[36]);
+ngx_int_t ngx_commerce_traceparent(ngx_commerce_request_t *c);
+
+/* ngx_str_t and ngx_commerce_str_t have one layout. */
+#define ngx_commerce_to_core(s)    (*(ngx_commerce_str_t *) (s))
+#define ngx_commerce_from_core(s)  (*(ngx_str_t *) (s))
+
+
+#endif /* NGX_COMMERCE_HTTP_H */
