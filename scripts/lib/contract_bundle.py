@@ -1,0 +1,315 @@
+"""Reads the contract's YAML files and makes one document of them.
+
+openapi.yaml lists its parts under `x-include` (file names or globs, relative
+to it).  A part is a mapping of paths ("/api/v1/…": path item), a mapping of
+schemas (Name: schema), or a fragment with `paths` and `components` of its
+own.  Schemas land in components.schemas, where any file refers to them as
+`#/components/schemas/Name`.  `$ref: file.yaml#/Name` is followed too.
+
+YAML is read by the rules of YAML 1.2: only true/false are booleans, dates stay
+strings, duplicate keys are faults.
+"""
+
+import glob
+import os
+import re
+
+import yaml
+
+
+class Fault(Exception):
+    """Something an author of a contract has to change."""
+
+    def __init__(self, text, mark=None, place=None):
+        super().__init__(text)
+        self.text = text
+        self.mark = mark
+        self.place = place
+
+    def __str__(self):
+        where = f"{self.mark[0]}:{self.mark[1]}: " if self.mark else ""
+        place = f"{self.place}: " if self.place else ""
+        return f"{where}{place}{self.text}"
+
+
+class Map(dict):
+    """A mapping that knows where it and each of its keys stand."""
+
+    mark = None
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.marks = {}
+
+    def at(self, key=None):
+        return self.marks.get(key, self.mark)
+
+
+class Seq(list):
+    mark = None
+
+
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+def scalar(node, file):
+    text = node.value
+    if node.style in ("'", '"', "|", ">"):
+        return text
+    if text in ("null", "Null", "NULL", "~", ""):
+        return None
+    if text in ("true", "True", "TRUE"):
+        return True
+    if text in ("false", "False", "FALSE"):
+        return False
+    if INTEGER.match(text):
+        return int(text)
+    if FLOAT.match(text):
+        return float(text)
+    return text
+
+
+def convert(node, file):
+    mark = (file, node.start_mark.line + 1)
+    if isinstance(node, yaml.ScalarNode):
+        return scalar(node, file)
+    if isinstance(node, yaml.SequenceNode):
+        out = Seq(convert(child, file) for child in node.value)
+        out.mark = mark
+        return out
+    out = Map()
+    out.mark = mark
+    own = set()
+    for key_node, value_node in node.value:
+        line = (file, key_node.start_mark.line + 1)
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise Fault("a key must be a plain word", line)
+        key = key_node.value
+        if key == "<<":
+            merged = convert(value_node, file)
+            for part in merged if isinstance(merged, list) else [merged]:
+                for name, value in part.items():
+                    out.setdefault(name, value)
+                    out.marks.setdefault(name, part.at(name))
+            continue
+        if key in own:
+            raise Fault(f'duplicate key "{key}", first on line '
+                        f"{out.marks[key][1]}", line)
+        own.add(key)
+        out[key] = convert(value_node, file)
+        out.marks[key] = line
+    return out
+
+
+def read(path):
+    name = os.path.relpath(path)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            node = yaml.compose(stream, Loader=yaml.CSafeLoader)
+    except OSError as error:
+        raise Fault(f"cannot read {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Fault(f"{name} is not UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise Fault(f"YAML: {error.problem}",
+                    (name, mark.line + 1) if mark else (name, 1)) from error
+    if node is None:
+        out = Map()
+        out.mark = (name, 1)
+        return out
+    return convert(node, name)
+
+
+class Bundle:
+    """One document under construction."""
+
+    def __init__(self, path):
+        self.base = os.path.dirname(os.path.abspath(path))
+        self.files = {}
+        self.adopted = {}
+        self.document = self.load(os.path.abspath(path))
+        if not isinstance(self.document, Map):
+            raise Fault("a contract must be a mapping", (path, 1))
+        self.paths = self.section(self.document, "paths")
+        self.components = self.section(self.document, "components")
+        self.schemas = self.section(self.components, "schemas")
+
+    @staticmethod
+    def section(parent, name):
+        value = parent.get(name)
+        if value is None:
+            value = parent[name] = Map()
+            value.mark = parent.at(name)
+        if not isinstance(value, Map):
+            raise Fault(f"{name} must be a mapping", parent.at(name))
+        return value
+
+    def load(self, path):
+        if path not in self.files:
+            self.files[path] = read(path)
+        return self.files[path]
+
+    def run(self):
+        includes = self.document.pop("x-include", [])
+        if not isinstance(includes, list):
+            raise Fault("x-include must be a list of file names",
+                        self.document.at("x-include"))
+        for pattern in includes:
+            found = sorted(glob.glob(os.path.join(self.base, pattern)))
+            if not found and not glob.has_magic(pattern):
+                raise Fault(f"x-include: there is no {pattern} in "
+                            f"{os.path.relpath(self.base)}/", includes.mark)
+            for path in found:
+                self.include(path)
+        for name, item in list(self.paths.items()):
+            self.paths[name] = self.path_item(name, item)
+        for name, schema in list(self.schemas.items()):
+            self.refs(schema, self.file_of(schema), f"components.schemas.{name}")
+        for kind, entries in self.components.items():
+            if kind != "schemas" and isinstance(entries, Map):
+                for name, value in entries.items():
+                    self.refs(value, self.file_of(value),
+                              f"components.{kind}.{name}")
+        self.local()
+        return self.document
+
+    def file_of(self, value):
+        mark = getattr(value, "mark", None)
+        return os.path.abspath(mark[0]) if mark else None
+
+    def include(self, path):
+        part = self.load(path)
+        if not isinstance(part, Map):
+            raise Fault("must be a mapping of paths or of schemas",
+                        (os.path.relpath(path), 1))
+        if "paths" in part or "components" in part:
+            for key in part:
+                if key not in ("paths", "components") and not key.startswith("x-"):
+                    raise Fault(f'a part has "paths" and "components" only, '
+                                f'not "{key}"', part.at(key))
+            self.merge(self.paths, self.section(part, "paths"), "path")
+            for kind, entries in self.section(part, "components").items():
+                self.merge(self.section(self.components, kind), entries, kind)
+            return
+        for key, value in part.items():
+            if key.startswith("x-"):
+                continue
+            one = Map({key: value})
+            one.mark, one.marks = part.mark, {key: part.at(key)}
+            if key.startswith("/"):
+                self.merge(self.paths, one, "path")
+            else:
+                self.merge(self.schemas, one, "schema")
+
+    def merge(self, into, part, what):
+        for key, value in (part or {}).items():
+            if key in into:
+                first = into.at(key)
+                raise Fault(f'{what} "{key}" is defined twice, first in '
+                            f"{first[0]}:{first[1]}", part.at(key))
+            into[key] = value
+            into.marks[key] = part.at(key)
+
+    def path_item(self, name, item):
+        if not isinstance(item, Map):
+            raise Fault("a path item must be a mapping", self.paths.at(name), name)
+        if "$ref" in item:
+            ref = item["$ref"]
+            item = self.follow(ref, self.file_of(item), item.at("$ref"))
+            if not isinstance(item, Map):
+                raise Fault(f"{ref} is no path item", self.paths.at(name), name)
+            self.paths.marks[name] = item.mark
+        self.refs(item, self.file_of(item), f"paths.{name}")
+        return item
+
+    def follow(self, ref, file, mark):
+        path, _, pointer = str(ref).partition("#")
+        target = os.path.join(os.path.dirname(file), path) if path else file
+        value = self.load(os.path.normpath(target))
+        for step in pointer.split("/")[1:] if pointer else []:
+            step = step.replace("~1", "/").replace("~0", "~")
+            if not isinstance(value, dict) or step not in value:
+                raise Fault(f"$ref {ref}: there is no such place", mark)
+            value = value[step]
+        return value
+
+    def refs(self, value, file, place):
+        """Turns references to files into references to components."""
+        if isinstance(value, list):
+            for child in value:
+                self.refs(child, file, place)
+            return
+        if not isinstance(value, Map):
+            return
+        ref = value.get("$ref")
+        if isinstance(ref, str) and not ref.startswith("#"):
+            value["$ref"] = self.adopt(ref, file, value.at("$ref"))
+        for key, child in value.items():
+            if key not in ("example", "examples", "enum", "const", "default"):
+                self.refs(child, self.file_of(child) or file, f"{place}.{key}")
+
+    def adopt(self, ref, file, mark):
+        """The schema behind a file reference becomes a component."""
+        path, _, pointer = ref.partition("#")
+        target = os.path.normpath(os.path.join(os.path.dirname(file), path))
+        key = (target, pointer)
+        if key not in self.adopted:
+            name = pointer.rsplit("/", 1)[-1] if pointer else \
+                os.path.splitext(os.path.basename(target))[0]
+            schema = self.follow(ref, file, mark)
+            known = self.schemas.get(name)
+            if known is not None and known is not schema:
+                raise Fault(f'$ref {ref}: another schema is called "{name}" '
+                            "already", mark)
+            self.adopted[key] = name
+            if known is None:
+                self.schemas[name] = schema
+                self.schemas.marks[name] = mark
+                self.refs(schema, target, f"components.schemas.{name}")
+        return "#/components/schemas/" + self.adopted[key]
+
+    def local(self):
+        """Every reference must lead somewhere within the bundle."""
+        todo = [self.document]
+        while todo:
+            value = todo.pop()
+            if isinstance(value, list):
+                todo.extend(value)
+                continue
+            if not isinstance(value, Map):
+                continue
+            ref = value.get("$ref")
+            if isinstance(ref, str):
+                if resolve(self.document, ref) is None:
+                    raise Fault(f"$ref {ref}: there is no such component",
+                                value.at("$ref"))
+            todo.extend(child for key, child in value.items()
+                        if key not in ("example", "examples", "default"))
+
+
+def resolve(document, ref):
+    value = document
+    for step in ref[1:].split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return None
+    return value
+
+
+def deref(document, value):
+    for _ in range(32):
+        if not isinstance(value, dict) or "$ref" not in value:
+            return value
+        value = resolve(document, value["$ref"])
+    raise Fault(f"$ref chain without end at {value}")
+
+
+def load(path):
+    return Bundle(path).run()
