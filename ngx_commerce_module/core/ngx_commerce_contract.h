@@ -121,6 +121,7 @@ typedef struct {
     ngx_commerce_call_t        *down;       /* or NULL: 503 */
     ngx_commerce_str_t          backup;     /* "api.cart_backup", or empty */
     void                       *data;       /* the module's: script or handler */
+    void                       *backup_data;    /* the module's */
 } ngx_commerce_step_t;
 
 

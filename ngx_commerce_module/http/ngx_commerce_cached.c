@@ -1,0 +1,208 @@
+/*
+ * Whole responses and replies of calls in the edge's shared-memory cache.
+ */
+
+#include "ngx_commerce_http.h"
+
+
+static ngx_int_t ngx_commerce_cached_tags(ngx_commerce_request_t *c,
+    const ngx_commerce_cache_rule_t *rule, ngx_str_t *tags,
+    ngx_uint_t *count);
+static ngx_int_t ngx_commerce_cached_get(ngx_commerce_request_t *c,
+    ngx_str_t *key, const ngx_commerce_cache_rule_t *rule,
+    ngx_commerce_cache_ticket_t *ticket, ngx_commerce_reply_t *reply);
+static void ngx_commerce_cached_put(ngx_commerce_cache_ticket_t *ticket,
+    ngx_commerce_reply_t *reply, ngx_uint_t ttl);
+
+
+/* NGX_OK: c->reply is the answer.  NGX_DECLINED: it must be made. */
+
+ngx_int_t
+ngx_commerce_cached_response(ngx_commerce_request_t *c)
+{
+    size_t                 len;
+    u_char                *p;
+    ngx_int_t              rc;
+    ngx_str_t              key;
+    ngx_uint_t             i;
+    ngx_commerce_value_t  *v;
+
+    len = c->tenant.id.len + c->op->id.len + 3;
+
+    for (i = 0; i < c->op->params_count; i++) {
+        len += c->slots[c->op->params[i].slot].text.len + 1;
+    }
+
+    p = ngx_pnalloc(c->request->pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    key.data = p;
+    *p++ = 'r';
+    p = ngx_cpymem(p, c->tenant.id.data, c->tenant.id.len);
+    *p++ = '\0';
+    p = ngx_cpymem(p, c->op->id.data, c->op->id.len);
+
+    /* validated values in the contract's order: spelling does not matter */
+
+    for (i = 0; i < c->op->params_count; i++) {
+        v = &c->slots[c->op->params[i].slot];
+        *p++ = '\0';
+
+        if (v->set) {
+            p = ngx_cpymem(p, v->text.data, v->text.len);
+        }
+    }
+
+    key.len = p - key.data;
+
+    rc = ngx_commerce_cached_get(c, &key, &c->op->cache, &c->ticket,
+                                 &c->reply);
+    c->ticketed = (rc == NGX_DECLINED);
+    c->cache_hit = (rc == NGX_OK);
+
+    return rc;
+}
+
+
+void
+ngx_commerce_cached_keep_response(ngx_commerce_request_t *c)
+{
+    if (c->ticketed && c->reply.status == NGX_HTTP_OK) {
+        ngx_commerce_cached_put(&c->ticket, &c->reply, c->op->cache.ttl);
+    }
+
+    c->ticketed = 0;
+}
+
+
+/* NGX_OK: c->step is the reply of the call.  NGX_DECLINED: it must be called. */
+
+ngx_int_t
+ngx_commerce_cached_call(ngx_commerce_request_t *c,
+    const ngx_commerce_call_t *call, ngx_str_t *args)
+{
+    size_t      len;
+    u_char     *p;
+    uint32_t    i;
+    ngx_int_t   rc;
+    ngx_str_t   key;
+
+    len = c->tenant.id.len + call->function.len + 3;
+
+    for (i = 0; i < call->args_count; i++) {
+        len += args[i].len + 2;
+    }
+
+    p = ngx_pnalloc(c->request->pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    key.data = p;
+    *p++ = 'c';
+    p = ngx_cpymem(p, c->tenant.id.data, c->tenant.id.len);
+    *p++ = '\0';
+    p = ngx_cpymem(p, call->function.data, call->function.len);
+
+    for (i = 0; i < call->args_count; i++) {
+        *p++ = '\0';
+        *p++ = args[i].data ? '=' : '-';
+        p = ngx_cpymem(p, args[i].data, args[i].len);
+    }
+
+    key.len = p - key.data;
+
+    rc = ngx_commerce_cached_get(c, &key, &call->cache, &c->call_ticket,
+                                 &c->step);
+    c->call_ticketed = (rc == NGX_DECLINED);
+
+    return rc;
+}
+
+
+void
+ngx_commerce_cached_keep_call(ngx_commerce_request_t *c)
+{
+    if (c->call_ticketed && c->step.status == NGX_HTTP_OK) {
+        ngx_commerce_cached_put(&c->call_ticket, &c->step,
+                                c->call->cache.ttl);
+    }
+
+    c->call_ticketed = 0;
+}
+
+
+static ngx_int_t
+ngx_commerce_cached_get(ngx_commerce_request_t *c, ngx_str_t *key,
+    const ngx_commerce_cache_rule_t *rule, ngx_commerce_cache_ticket_t *ticket,
+    ngx_commerce_reply_t *reply)
+{
+    ngx_int_t                   rc;
+    ngx_str_t                   tags[NGX_COMMERCE_CACHE_TAGS_MAX];
+    ngx_uint_t                  count;
+    ngx_commerce_cache_entry_t  entry;
+
+    if (ngx_commerce_cached_tags(c, rule, tags, &count) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    rc = ngx_commerce_cache_get(key, tags, count, ticket, &entry,
+                                c->request->pool);
+
+    if (rc == NGX_OK) {
+        ngx_memzero(reply, sizeof(ngx_commerce_reply_t));
+        reply->status = entry.status;
+        reply->headers = entry.headers;
+        reply->body = entry.body;
+        reply->edge = entry.edge;
+    }
+
+    return rc;
+}
+
+
+static void
+ngx_commerce_cached_put(ngx_commerce_cache_ticket_t *ticket,
+    ngx_commerce_reply_t *reply, ngx_uint_t ttl)
+{
+    ngx_commerce_cache_entry_t  entry;
+
+    entry.status = reply->status;
+    entry.headers = reply->headers;
+    entry.body = reply->body;
+    entry.edge = reply->edge;
+    entry.age = 0;
+
+    ngx_commerce_cache_put(ticket, &entry, ttl);
+}
+
+
+static ngx_int_t
+ngx_commerce_cached_tags(ngx_commerce_request_t *c,
+    const ngx_commerce_cache_rule_t *rule, ngx_str_t *tags, ngx_uint_t *count)
+{
+    u_char     *p;
+    uint32_t    i;
+    ngx_str_t   tag;
+
+    *count = ngx_min(rule->tags_count, NGX_COMMERCE_CACHE_TAGS_MAX);
+
+    for (i = 0; i < *count; i++) {
+
+        if (ngx_commerce_scope_render(c, &rule->tags[i], &tag) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        p = ngx_pnalloc(c->request->pool, c->tenant.id.len + 1 + tag.len);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        tags[i].data = p;
+        tags[i].len = ngx_sprintf(p, "%V:%V", &c->tenant.id, &tag) - p;
+    }
+
+    return NGX_OK;
+}

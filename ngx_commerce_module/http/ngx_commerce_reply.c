@@ -1,0 +1,663 @@
+/*
+ * From a reply to bytes: status, headers, conditional requests, cursors.
+ */
+
+#include "ngx_commerce_http.h"
+
+#include <openssl/sha.h>
+
+
+/* RFC 9745: the date when the paths without /v1 became mere aliases, 2026-11-21 */
+#define NGX_COMMERCE_DEPRECATED  "@1795219200"
+
+
+static ngx_int_t ngx_commerce_reply_headers(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply);
+static ngx_int_t ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply);
+static ngx_int_t ngx_commerce_reply_etag(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply);
+static ngx_uint_t ngx_commerce_reply_not_modified(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_reply_page(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply, ngx_commerce_json_t *page);
+static ngx_int_t ngx_commerce_reply_cursor(ngx_commerce_request_t *c,
+    ngx_commerce_json_t *position, ngx_str_t *binding, ngx_str_t *cursor);
+static ngx_int_t ngx_commerce_reply_link(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply, ngx_str_t *next, ngx_str_t *prev);
+static u_char *ngx_commerce_reply_link_one(ngx_commerce_request_t *c,
+    u_char *p, ngx_str_t *cursor, const char *rel);
+static void ngx_commerce_reply_invalidate(ngx_commerce_request_t *c,
+    ngx_commerce_json_t *tags);
+
+
+ngx_int_t
+ngx_commerce_reply_send(ngx_commerce_request_t *c)
+{
+    ngx_int_t              rc;
+    ngx_buf_t             *b;
+    ngx_chain_t            out;
+    ngx_http_request_t    *r;
+    ngx_commerce_reply_t  *reply;
+
+    r = c->request;
+    reply = &c->reply;
+
+    r->headers_out.status = reply->status;
+    r->headers_out.content_length_n = reply->body.data ? reply->body.len : 0;
+
+    if (reply->body.data && reply->status != NGX_HTTP_NO_CONTENT) {
+
+        if (reply->problem) {
+            ngx_str_set(&r->headers_out.content_type,
+                        "application/problem+json");
+        } else {
+            ngx_str_set(&r->headers_out.content_type, "application/json");
+        }
+
+        r->headers_out.content_type_len = r->headers_out.content_type.len;
+        r->headers_out.content_type_lowcase = NULL;
+    }
+
+    if (ngx_commerce_reply_headers(c, reply) != NGX_OK
+        || ngx_commerce_reply_own_headers(c, reply) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ngx_commerce_reply_not_modified(c)) {
+        r->headers_out.status = NGX_HTTP_NOT_MODIFIED;
+        r->headers_out.status_line.len = 0;
+        r->headers_out.content_type.len = 0;
+        ngx_http_clear_content_length(r);
+        r->header_only = 1;
+    }
+
+    if (reply->status == NGX_HTTP_NO_CONTENT || reply->body.data == NULL
+        || reply->body.len == 0)
+    {
+        r->header_only = 1;
+    }
+
+    if (reply->status == NGX_HTTP_NO_CONTENT) {
+        ngx_http_clear_content_length(r);
+    }
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_ERROR;
+    }
+
+    b->pos = reply->body.data;
+    b->last = b->pos + reply->body.len;
+    b->memory = 1;
+    b->last_buf = (r == r->main);
+    b->last_in_chain = 1;
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_output_filter(r, &out);
+}
+
+
+/* Headers that SQL or a problem asked for. */
+
+static ngx_int_t
+ngx_commerce_reply_headers(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply)
+{
+    ngx_str_t                  name, *value;
+    ngx_table_elt_t           *h;
+    ngx_http_request_t        *r;
+    ngx_commerce_json_t       *root, *member;
+    ngx_commerce_alloc_t       alloc;
+    ngx_commerce_json_error_t  error;
+
+    if (reply->headers.len == 0) {
+        return NGX_OK;
+    }
+
+    r = c->request;
+    alloc = ngx_commerce_pool_alloc(r->pool);
+
+    if (ngx_commerce_json_parse(&alloc, reply->headers.data,
+                                reply->headers.len, NULL, &root, &error)
+        != NGX_COMMERCE_OK)
+    {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "commerce: the headers of \"%*s\" are not JSON",
+                      c->op->id.len, c->op->id.data);
+        return NGX_ERROR;
+    }
+
+    if (root->type != NGX_COMMERCE_JSON_OBJECT) {
+        return NGX_OK;
+    }
+
+    for (member = root->child; member; member = member->next) {
+
+        name = *(ngx_str_t *) &member->key;
+        value = (member->type == NGX_COMMERCE_JSON_STRING)
+                ? (ngx_str_t *) &member->text : (ngx_str_t *) &member->raw;
+
+        if (ngx_strlchr(value->data, value->data + value->len, '\n')
+            || ngx_strlchr(value->data, value->data + value->len, '\r'))
+        {
+            continue;
+        }
+
+        h = ngx_list_push(&r->headers_out.headers);
+        if (h == NULL) {
+            return NGX_ERROR;
+        }
+
+        h->hash = 1;
+        h->key = name;
+        h->value = *value;
+
+        if (name.len == 4 && ngx_strncasecmp(name.data, (u_char *) "ETag", 4)
+            == 0)
+        {
+            r->headers_out.etag = h;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+/* Headers of the engine itself. */
+
+static ngx_int_t
+ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply)
+{
+    u_char              *p;
+    ngx_str_t            value;
+    ngx_http_request_t  *r;
+
+    r = c->request;
+
+    if (ngx_commerce_reply_header(r, "X-Correlation-ID", &c->correlation_id)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (c->cart_token.len
+        && ngx_commerce_reply_header(r, "X-Cart-Token", &c->cart_token)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (reply->replayed) {
+        ngx_str_set(&value, "true");
+
+        if (ngx_commerce_reply_header(r, "Idempotent-Replayed", &value)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    if (c->match.deprecated_path || (c->op && c->op->deprecated)) {
+        ngx_str_set(&value, NGX_COMMERCE_DEPRECATED);
+
+        if (ngx_commerce_reply_header(r, "Deprecation", &value) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (reply->status == NGX_HTTP_UNAUTHORIZED) {
+        ngx_str_set(&value, "Bearer");
+
+        if (ngx_commerce_reply_header(r, "WWW-Authenticate", &value)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    if (c->op == NULL || reply->problem || c->op->cache.ttl == 0) {
+        ngx_str_set(&value, "private, no-store");
+
+    } else {
+        p = ngx_pnalloc(r->pool, sizeof("public, max-age=, "
+                                        "stale-while-revalidate=")
+                                 + 2 * NGX_INT32_LEN);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        value.data = p;
+        value.len = ngx_sprintf(p, "public, max-age=%uD, "
+                                "stale-while-revalidate=%uD",
+                                c->op->cache.ttl, c->op->cache.ttl)
+                    - p;
+    }
+
+    if (ngx_commerce_reply_header(r, "Cache-Control", &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (reply->problem || c->op == NULL
+        || c->op->conditional == NGX_COMMERCE_CONDITIONAL_NONE)
+    {
+        return NGX_OK;
+    }
+
+    return ngx_commerce_reply_etag(c, reply);
+}
+
+
+ngx_int_t
+ngx_commerce_reply_header(ngx_http_request_t *r, const char *name,
+    ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    h->hash = 1;
+    h->key.data = (u_char *) name;
+    h->key.len = ngx_strlen(name);
+    h->value = *value;
+
+    return NGX_OK;
+}
+
+
+/* A GET whose function names no version is tagged by what it shows. */
+
+static ngx_int_t
+ngx_commerce_reply_etag(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply)
+{
+    u_char              *p, digest[SHA256_DIGEST_LENGTH];
+    ngx_http_request_t  *r;
+    ngx_str_t            value;
+
+    r = c->request;
+
+    if (r->headers_out.etag || c->op->method != NGX_COMMERCE_GET
+        || reply->status != NGX_HTTP_OK || reply->body.len == 0)
+    {
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(r->pool, 2 + 22);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    SHA256(reply->body.data, reply->body.len, digest);
+
+    value.data = p;
+    *p++ = '"';
+    p += ngx_commerce_base64url_encode(p, digest, 16);
+    *p++ = '"';
+    value.len = p - value.data;
+
+    if (ngx_commerce_reply_header(r, "ETag", &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    r->headers_out.etag = (ngx_table_elt_t *) r->headers_out.headers.last->elts
+                          + r->headers_out.headers.last->nelts - 1;
+
+    return NGX_OK;
+}
+
+
+/* RFC 9110 13.1.2: weak comparison over a list of tags, or "*". */
+
+static ngx_uint_t
+ngx_commerce_reply_not_modified(ngx_commerce_request_t *c)
+{
+    u_char              *p, *end, *tag;
+    ngx_str_t           *etag;
+    ngx_http_request_t  *r;
+
+    r = c->request;
+
+    if (c->h_if_none_match == NULL || r->headers_out.etag == NULL
+        || c->reply.status != NGX_HTTP_OK
+        || !(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD)))
+    {
+        return 0;
+    }
+
+    etag = &r->headers_out.etag->value;
+    p = c->h_if_none_match->value.data;
+    end = p + c->h_if_none_match->value.len;
+
+    while (p < end) {
+
+        if (*p == ' ' || *p == '\t' || *p == ',') {
+            p++;
+            continue;
+        }
+
+        if (*p == '*') {
+            return 1;
+        }
+
+        if (end - p > 2 && p[0] == 'W' && p[1] == '/') {
+            p += 2;
+        }
+
+        tag = p;
+
+        if (p < end && *p == '"') {
+            p++;
+        }
+
+        while (p < end && *p != '"' && *p != ',') {
+            p++;
+        }
+
+        if (p < end && *p == '"') {
+            p++;
+        }
+
+        if ((size_t) (p - tag) == etag->len
+            && ngx_memcmp(tag, etag->data, etag->len) == 0)
+        {
+            return 1;
+        }
+
+        if (p == tag) {
+            p++;
+        }
+    }
+
+    return 0;
+}
+
+
+/* What the reply tells the module: docs/contract.md, section 5. */
+
+ngx_int_t
+ngx_commerce_reply_edge(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply)
+{
+    ngx_commerce_json_t       *root, *member;
+    ngx_commerce_alloc_t       alloc;
+    ngx_commerce_json_error_t  error;
+
+    if (reply->edge.len == 0) {
+        return NGX_OK;
+    }
+
+    alloc = ngx_commerce_pool_alloc(c->request->pool);
+
+    if (ngx_commerce_json_parse(&alloc, reply->edge.data, reply->edge.len,
+                                NULL, &root, &error)
+        != NGX_COMMERCE_OK)
+    {
+        ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
+                      "commerce: the edge instructions of \"%*s\" are not "
+                      "JSON", c->op->id.len, c->op->id.data);
+        return NGX_ERROR;
+    }
+
+    ngx_str_null(&reply->edge);
+
+    member = ngx_commerce_json_get(root, "invalidate");
+
+    if (member) {
+        ngx_commerce_reply_invalidate(c, member);
+    }
+
+    member = ngx_commerce_json_get(root, "page");
+
+    if (member && member->type == NGX_COMMERCE_JSON_OBJECT) {
+        return ngx_commerce_reply_page(c, reply, member);
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_commerce_reply_invalidate(ngx_commerce_request_t *c,
+    ngx_commerce_json_t *tags)
+{
+    u_char               buf[NGX_INT64_LEN + 1 + 256];
+    ngx_str_t            tag;
+    ngx_commerce_json_t *t;
+
+    for (t = tags->child; t; t = t->next) {
+
+        if (t->type != NGX_COMMERCE_JSON_STRING || t->text.len > 256) {
+            continue;
+        }
+
+        tag.data = buf;
+        tag.len = ngx_snprintf(buf, sizeof(buf), "%V:%*s", &c->tenant.id,
+                               t->text.len, t->text.data)
+                  - buf;
+
+        ngx_commerce_cache_invalidate(&tag);
+    }
+}
+
+
+/* Signs the positions and puts "page" at the end of the body's object. */
+
+static ngx_int_t
+ngx_commerce_reply_page(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply,
+    ngx_commerce_json_t *page)
+{
+    size_t                len;
+    u_char               *p;
+    ngx_str_t             binding, next, prev, body;
+    ngx_commerce_json_t  *member;
+
+    if (reply->body.len < 2 || reply->body.data[reply->body.len - 1] != '}') {
+        ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
+                      "commerce: \"%*s\" answered a page with a body that is "
+                      "no JSON object", c->op->id.len, c->op->id.data);
+        return NGX_ERROR;
+    }
+
+    ngx_commerce_input_binding(c, &binding);
+
+    if (binding.data == NULL
+        || ngx_commerce_reply_cursor(c, ngx_commerce_json_get(page, "next"),
+                                     &binding, &next)
+           != NGX_OK
+        || ngx_commerce_reply_cursor(c, ngx_commerce_json_get(page, "prev"),
+                                     &binding, &prev)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    len = reply->body.len + page->raw.len + next.len + prev.len
+          + sizeof(",\"page\":{\"next\":\"\",\"prev\":null}}") + 16;
+
+    for (member = page->child; member; member = member->next) {
+        len += member->key.len + member->raw.len + sizeof("\"\":,");
+    }
+
+    p = ngx_pnalloc(c->request->pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    body.data = p;
+
+    p = ngx_cpymem(p, reply->body.data, reply->body.len - 1);
+
+    if (p[-1] != '{') {
+        *p++ = ',';
+    }
+
+    p = ngx_cpymem(p, "\"page\":{", sizeof("\"page\":{") - 1);
+
+    for (member = page->child; member; member = member->next) {
+
+        if (p[-1] != '{') {
+            *p++ = ',';
+        }
+
+        *p++ = '"';
+        p = ngx_cpymem(p, member->key.data, member->key.len);
+        *p++ = '"';
+        *p++ = ':';
+
+        if (member == ngx_commerce_json_get(page, "next") && next.len) {
+            p = ngx_sprintf(p, "\"%V\"", &next);
+
+        } else if (member == ngx_commerce_json_get(page, "prev") && prev.len) {
+            p = ngx_sprintf(p, "\"%V\"", &prev);
+
+        } else {
+            p = ngx_cpymem(p, member->raw.data, member->raw.len);
+        }
+    }
+
+    *p++ = '}';
+    *p++ = '}';
+
+    body.len = p - body.data;
+    reply->body = body;
+
+    return ngx_commerce_reply_link(c, reply, &next, &prev);
+}
+
+
+static ngx_int_t
+ngx_commerce_reply_cursor(ngx_commerce_request_t *c,
+    ngx_commerce_json_t *position, ngx_str_t *binding, ngx_str_t *cursor)
+{
+    ngx_str_null(cursor);
+
+    if (position == NULL || position->type == NGX_COMMERCE_JSON_NULL) {
+        return NGX_OK;
+    }
+
+    cursor->data = ngx_pnalloc(c->request->pool,
+                               ngx_commerce_cursor_len(position->raw.len));
+    if (cursor->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    cursor->len = ngx_commerce_cursor_sign(cursor->data, c->conf->cursor_key,
+                                           ngx_commerce_to_core(binding),
+                                           position->raw);
+    return NGX_OK;
+}
+
+
+/* RFC 8288, with the address as the client spelled it, its cursor exchanged. */
+
+static ngx_int_t
+ngx_commerce_reply_link(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply,
+    ngx_str_t *next, ngx_str_t *prev)
+{
+    u_char     *p;
+    ngx_str_t   link, headers, *uri;
+
+    uri = &c->request->unparsed_uri;
+
+    if ((next->len == 0 && prev->len == 0)
+        || ngx_strlchr(uri->data, uri->data + uri->len, '"')
+        || ngx_strlchr(uri->data, uri->data + uri->len, '>'))
+    {
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(c->request->pool, 2 * uri->len + next->len + prev->len
+                                      + sizeof("<?cursor=>; rel=\"next\", ")
+                                        * 2);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    link.data = p;
+    p = ngx_commerce_reply_link_one(c, p, next, "next");
+
+    if (next->len && prev->len) {
+        p = ngx_cpymem(p, ", ", 2);
+    }
+
+    p = ngx_commerce_reply_link_one(c, p, prev, "prev");
+    link.len = p - link.data;
+
+    p = ngx_pnalloc(c->request->pool, reply->headers.len + 6 * link.len + 16);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    headers.data = p;
+    p = ngx_cpymem(p, "{\"Link\":", sizeof("{\"Link\":") - 1);
+    p = ngx_commerce_json_quote(p, link.data, link.len);
+
+    if (reply->headers.len > 2) {
+        *p++ = ',';
+        p = ngx_cpymem(p, reply->headers.data + 1, reply->headers.len - 1);
+
+    } else {
+        *p++ = '}';
+    }
+
+    headers.len = p - headers.data;
+    reply->headers = headers;
+
+    return NGX_OK;
+}
+
+
+static u_char *
+ngx_commerce_reply_link_one(ngx_commerce_request_t *c, u_char *p,
+    ngx_str_t *cursor, const char *rel)
+{
+    u_char     *s, *end, *amp;
+    ngx_str_t  *uri;
+
+    if (cursor->len == 0) {
+        return p;
+    }
+
+    uri = &c->request->unparsed_uri;
+    end = uri->data + uri->len;
+
+    s = ngx_strlchr(uri->data, end, '?');
+
+    *p++ = '<';
+    p = ngx_cpymem(p, uri->data, (s ? s : end) - uri->data);
+    *p++ = '?';
+
+    for (s = s ? s + 1 : end; s < end; s = amp + 1) {
+
+        amp = ngx_strlchr(s, end, '&');
+        if (amp == NULL) {
+            amp = end;
+        }
+
+        if (amp == s
+            || (amp - s >= 7 && ngx_strncmp(s, "cursor=", 7) == 0))
+        {
+            continue;
+        }
+
+        p = ngx_cpymem(p, s, amp - s);
+        *p++ = '&';
+    }
+
+    p = ngx_cpymem(p, "cursor=", 7);
+    p = ngx_cpymem(p, cursor->data, cursor->len);
+
+    return ngx_sprintf(p, ">; rel=\"%s\"", rel);
+}

@@ -1,0 +1,757 @@
+/*
+ * A request until its steps begin: route, tenant, limits, identity, input.
+ */
+
+#include "ngx_commerce_http.h"
+
+
+#define NGX_COMMERCE_CORRELATION_MAX  64
+
+
+static ngx_int_t ngx_commerce_request_begin(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_guard(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_go(ngx_commerce_request_t *c);
+static void ngx_commerce_request_body_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_commerce_request_refuse(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_route(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_options(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_allow(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_tenant(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_tenant_copy(ngx_commerce_request_t *c,
+    ngx_commerce_tenant_t *tenant);
+static ngx_int_t ngx_commerce_request_auth(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_limits(ngx_commerce_request_t *c,
+    ngx_uint_t stage);
+static ngx_int_t ngx_commerce_request_limit(ngx_commerce_request_t *c,
+    ngx_commerce_limit_policy_t *policy);
+static ngx_int_t ngx_commerce_request_limit_key(ngx_commerce_request_t *c,
+    ngx_commerce_limit_policy_t *policy, ngx_str_t *key);
+static void ngx_commerce_request_headers(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_correlation(ngx_commerce_request_t *c);
+
+
+enum {
+    NGX_COMMERCE_STAGE_ADDRESS = 0,     /* before any token is looked at */
+    NGX_COMMERCE_STAGE_PRINCIPAL,
+    NGX_COMMERCE_STAGE_BODY             /* the account is named in the body */
+};
+
+
+ngx_int_t
+ngx_commerce_request_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                rc;
+    ngx_commerce_request_t  *c;
+
+    c = ngx_commerce_request_get(r);
+    if (c == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ngx_commerce_request_begin(c) != NGX_OK) {
+        return ngx_commerce_request_refuse(c);
+    }
+
+    if (c->reply.status) {
+
+        rc = ngx_http_discard_request_body(r);
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        return ngx_commerce_reply_send(c);
+    }
+
+    if (c->op->method == NGX_COMMERCE_GET) {
+
+        rc = ngx_http_discard_request_body(r);
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        rc = ngx_commerce_steps_run(c);
+
+        if (rc == NGX_AGAIN) {
+            r->main->count++;
+            return NGX_DONE;
+        }
+
+        return rc;
+    }
+
+    r->request_body_in_single_buf = 1;
+
+    rc = ngx_http_read_client_request_body(r,
+                                           ngx_commerce_request_body_handler);
+
+    if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
+        return rc;
+    }
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_commerce_request_body_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                rc;
+    ngx_commerce_request_t  *c;
+
+    c = ngx_http_get_module_ctx(r, ngx_http_commerce_module);
+
+    rc = ngx_commerce_request_go(c);
+
+    if (rc != NGX_AGAIN) {
+        ngx_http_finalize_request(r, rc);
+    }
+}
+
+
+/* Everything before the body.  NGX_OK with c->reply set: answered already. */
+
+static ngx_int_t
+ngx_commerce_request_begin(ngx_commerce_request_t *c)
+{
+    ngx_http_request_t  *r;
+
+    r = c->request;
+
+    if (ngx_commerce_request_route(c) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (c->reply.status) {
+        return NGX_OK;
+    }
+
+    c->slots = ngx_pcalloc(r->pool, (c->op->slots_count + 1)
+                                    * sizeof(ngx_commerce_value_t));
+    if (c->slots == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_commerce_request_guard(c) != NGX_OK
+        || ngx_commerce_input_params(c) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (c->op->method != NGX_COMMERCE_GET) {
+
+        return (c->op->body || c->op->body_raw)
+               ? ngx_commerce_input_media(c) : NGX_OK;
+    }
+
+    if (c->op->cache.ttl
+        && ngx_commerce_cached_response(c) == NGX_ERROR)
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_request_guard(ngx_commerce_request_t *c)
+{
+    u_char      *p, id[36];
+    uint32_t     i;
+
+    if (ngx_commerce_request_tenant(c) != NGX_OK
+        || ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_ADDRESS) != NGX_OK
+        || ngx_commerce_request_auth(c) != NGX_OK
+        || ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_PRINCIPAL)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (c->op->conditional == NGX_COMMERCE_CONDITIONAL_IF_MATCH
+        && c->h_if_match == NULL)
+    {
+        return ngx_commerce_problem(c, 428, "if-match-required",
+            "Send If-Match with the ETag of the version that is to be "
+            "changed.");
+    }
+
+    for (i = 0; i < c->op->ids_count; i++) {
+
+        ngx_commerce_uuid7_now(id);
+
+        p = ngx_pnalloc(c->request->pool, sizeof(id));
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_memcpy(p, id, sizeof(id));
+
+        c->slots[c->op->ids[i]].set = 1;
+        c->slots[c->op->ids[i]].type = NGX_COMMERCE_JSON_STRING;
+        c->slots[c->op->ids[i]].text.data = p;
+        c->slots[c->op->ids[i]].text.len = sizeof(id);
+    }
+
+    return NGX_OK;
+}
+
+
+/* The body is there. */
+
+static ngx_int_t
+ngx_commerce_request_go(ngx_commerce_request_t *c)
+{
+    if (ngx_commerce_input_body(c) != NGX_OK
+        || ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_BODY) != NGX_OK)
+    {
+        if (!c->step.problem) {
+            ngx_commerce_problem(c, 500, "internal", "Out of memory.");
+        }
+
+        c->reply = c->step;
+        return ngx_commerce_reply_send(c);
+    }
+
+    return ngx_commerce_steps_run(c);
+}
+
+
+/* A problem before the body was read. */
+
+static ngx_int_t
+ngx_commerce_request_refuse(ngx_commerce_request_t *c)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_http_discard_request_body(c->request);
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (!c->step.problem) {
+        ngx_commerce_problem(c, 500, "internal", "Out of memory.");
+    }
+
+    c->reply = c->step;
+
+    return ngx_commerce_reply_send(c);
+}
+
+
+ngx_commerce_request_t *
+ngx_commerce_request_get(ngx_http_request_t *r)
+{
+    ngx_commerce_request_t  *c;
+
+    c = ngx_http_get_module_ctx(r, ngx_http_commerce_module);
+
+    if (c) {
+        return c;
+    }
+
+    c = ngx_pcalloc(r->pool, sizeof(ngx_commerce_request_t));
+    if (c == NULL) {
+        return NULL;
+    }
+
+    c->request = r;
+    c->conf = ngx_http_get_module_main_conf(r, ngx_http_commerce_module);
+
+    ngx_commerce_request_headers(c);
+
+    if (ngx_commerce_request_correlation(c) != NGX_OK) {
+        return NULL;
+    }
+
+    ngx_http_set_ctx(r, c, ngx_http_commerce_module);
+
+    return c;
+}
+
+
+/* One pass over the headers for those that nginx does not know. */
+
+static void
+ngx_commerce_request_headers(ngx_commerce_request_t *c)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+#define ngx_commerce_header(name, field)                                      \
+    if (ngx_memcmp(h[i].lowcase_key, name, sizeof(name) - 1) == 0) {          \
+        c->field = &h[i];                                                     \
+    }
+
+    for (part = &c->request->headers_in.headers.part; part; part = part->next) {
+        h = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+
+            switch (h[i].key.len) {
+
+            case 8:
+                ngx_commerce_header("if-match", h_if_match);
+                break;
+
+            case 11:
+                ngx_commerce_header("traceparent", h_traceparent);
+                break;
+
+            case 12:
+                ngx_commerce_header("x-cart-token", h_cart_token);
+                break;
+
+            case 13:
+                ngx_commerce_header("if-none-match", h_if_none_match);
+                break;
+
+            case 15:
+                ngx_commerce_header("idempotency-key", h_idempotency_key);
+                break;
+
+            case 16:
+                ngx_commerce_header("x-correlation-id", h_correlation_id);
+                ngx_commerce_header("content-encoding", h_content_encoding);
+                break;
+            }
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_commerce_request_correlation(ngx_commerce_request_t *c)
+{
+    size_t      i;
+    u_char      ch, id[36];
+    ngx_str_t  *s;
+
+    if (c->h_correlation_id) {
+        s = &c->h_correlation_id->value;
+
+        for (i = 0; i < s->len; i++) {
+            ch = s->data[i];
+
+            if (!((ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z')
+                  || (ch >= '0' && ch <= '9') || ch == '.' || ch == '_'
+                  || ch == '-'))
+            {
+                break;
+            }
+        }
+
+        if (s->len && i == s->len && s->len <= NGX_COMMERCE_CORRELATION_MAX) {
+            c->correlation_id = *s;
+            return NGX_OK;
+        }
+    }
+
+    c->correlation_id.data = ngx_pnalloc(c->request->pool, sizeof(id));
+    if (c->correlation_id.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_commerce_uuid7_now(id);
+    ngx_memcpy(c->correlation_id.data, id, sizeof(id));
+    c->correlation_id.len = sizeof(id);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_request_route(ngx_commerce_request_t *c)
+{
+    size_t                  len;
+    u_char                 *p;
+    ngx_str_t              *uri;
+    ngx_uint_t              found;
+    ngx_http_request_t     *r;
+    ngx_commerce_method_t   method;
+
+    r = c->request;
+
+    switch (r->method) {
+
+    case NGX_HTTP_GET:
+    case NGX_HTTP_HEAD:
+        method = NGX_COMMERCE_GET;
+        break;
+
+    case NGX_HTTP_POST:
+        method = NGX_COMMERCE_POST;
+        break;
+
+    case NGX_HTTP_PUT:
+        method = NGX_COMMERCE_PUT;
+        break;
+
+    case NGX_HTTP_PATCH:
+        method = NGX_COMMERCE_PATCH;
+        break;
+
+    case NGX_HTTP_DELETE:
+        method = NGX_COMMERCE_DELETE;
+        break;
+
+    default:
+        method = NGX_COMMERCE_METHODS;
+    }
+
+    /* the path as sent: what the client escaped stays within its segment */
+
+    uri = &r->unparsed_uri;
+    p = ngx_strlchr(uri->data, uri->data + uri->len, '?');
+    len = p ? (size_t) (p - uri->data) : uri->len;
+
+    found = ngx_commerce_contract_match(c->conf->contract, method, uri->data,
+                                        len, &c->match);
+
+    if (!found) {
+        return ngx_commerce_problem(c, 404, "not-found",
+                                    "There is nothing at this address.");
+    }
+
+    c->op = c->match.op;
+
+    if (r->method == NGX_HTTP_OPTIONS) {
+        return ngx_commerce_request_options(c);
+    }
+
+    if (c->op == NULL) {
+
+        if (ngx_commerce_request_allow(c) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        return ngx_commerce_problem(c, 405, "method-not-allowed",
+            "This address takes %s.", c->match.allow);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_request_options(ngx_commerce_request_t *c)
+{
+    c->op = NULL;
+    c->reply.status = NGX_HTTP_NO_CONTENT;
+
+    return ngx_commerce_request_allow(c);
+}
+
+
+static ngx_int_t
+ngx_commerce_request_allow(ngx_commerce_request_t *c)
+{
+    ngx_str_t  value;
+
+    value.data = (u_char *) c->match.allow;
+    value.len = ngx_strlen(c->match.allow);
+
+    return ngx_commerce_reply_header(c->request, "Allow", &value);
+}
+
+
+/* Host, then the location's default; the token's word is heard in auth. */
+
+static ngx_int_t
+ngx_commerce_request_tenant(ngx_commerce_request_t *c)
+{
+    ngx_int_t                 rc;
+    ngx_commerce_tenant_t     tenant;
+    ngx_commerce_loc_conf_t  *lcf;
+
+    if (!c->op->tenant) {
+        return NGX_OK;
+    }
+
+    lcf = ngx_http_get_module_loc_conf(c->request, ngx_http_commerce_module);
+
+    rc = ngx_commerce_tenant_by_host(&c->request->headers_in.server, &tenant);
+
+    if (rc == NGX_DECLINED && lcf->tenant.len) {
+        rc = ngx_commerce_tenant_by_slug(&lcf->tenant, &tenant);
+    }
+
+    if (rc == NGX_AGAIN) {
+        return ngx_commerce_problem_retry(c, 503, "starting", 1,
+            "The list of shops has not been read yet; try again.");
+    }
+
+    if (rc == NGX_DECLINED) {
+        /* perhaps the token says it */
+        return NGX_OK;
+    }
+
+    return ngx_commerce_request_tenant_copy(c, &tenant);
+}
+
+
+static ngx_int_t
+ngx_commerce_request_tenant_copy(ngx_commerce_request_t *c,
+    ngx_commerce_tenant_t *tenant)
+{
+    ngx_pool_t  *pool;
+
+    pool = c->request->pool;
+
+    c->tenant.active = tenant->active;
+    c->tenant.id.len = tenant->id.len;
+    c->tenant.id.data = ngx_pstrdup(pool, &tenant->id);
+    c->tenant.slug.len = tenant->slug.len;
+    c->tenant.slug.data = ngx_pstrdup(pool, &tenant->slug);
+    c->tenant.currency.len = tenant->currency.len;
+    c->tenant.currency.data = ngx_pstrdup(pool, &tenant->currency);
+
+    if (c->tenant.id.data == NULL || c->tenant.slug.data == NULL
+        || c->tenant.currency.data == NULL)
+    {
+        return NGX_ERROR;
+    }
+
+    if (!tenant->active) {
+        return ngx_commerce_problem(c, 403, "tenant-suspended",
+                                    "This shop is suspended.");
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_request_auth(ngx_commerce_request_t *c)
+{
+    ngx_int_t                  rc;
+    const char                *why;
+    ngx_str_t                  permission;
+    ngx_commerce_tenant_t      tenant;
+    ngx_commerce_principal_t  *principal;
+
+    principal = &c->principal;
+
+    if (c->op->auth != NGX_COMMERCE_AUTH_PUBLIC) {
+
+        why = "no token";
+        rc = ngx_commerce_auth_verify(c->request, principal, &why);
+
+        if (rc == NGX_ERROR
+            || (rc == NGX_DECLINED
+                && c->op->auth != NGX_COMMERCE_AUTH_OPTIONAL))
+        {
+            ngx_log_error(NGX_LOG_INFO, c->request->connection->log, 0,
+                          "commerce: refused a token: %s", why);
+
+            return ngx_commerce_problem(c, 401, "unauthorized",
+                "A valid access token is needed: Authorization: Bearer "
+                "<token>.");
+        }
+
+        if (rc == NGX_DECLINED) {
+            ngx_memzero(principal, sizeof(ngx_commerce_principal_t));
+        }
+    }
+
+    if (c->op->tenant) {
+
+        if (c->tenant.id.len == 0 && principal->tenant_id.len
+            && ngx_commerce_tenant_by_id(&principal->tenant_id, &tenant)
+               == NGX_OK
+            && ngx_commerce_request_tenant_copy(c, &tenant) != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        if (c->tenant.id.len == 0) {
+            return ngx_commerce_problem(c, 404, "unknown-host",
+                                        "There is no shop under this host "
+                                        "name.");
+        }
+
+        if (principal->subject.len
+            && (principal->tenant_id.len != c->tenant.id.len
+                || ngx_memcmp(principal->tenant_id.data, c->tenant.id.data,
+                              c->tenant.id.len)
+                   != 0))
+        {
+            return ngx_commerce_problem(c, 403, "tenant-mismatch",
+                "The token belongs to another shop than the address.");
+        }
+    }
+
+    permission = *(ngx_str_t *) &c->op->permission;
+
+    switch (c->op->auth) {
+
+    case NGX_COMMERCE_AUTH_CUSTOMER:
+        rc = principal->customer || principal->staff;
+        break;
+
+    case NGX_COMMERCE_AUTH_STAFF:
+        rc = principal->staff
+             && (permission.len == 0 || principal->owner
+                 || ngx_commerce_auth_has(principal, &permission));
+        break;
+
+    case NGX_COMMERCE_AUTH_SERVICE:
+        rc = principal->service;
+        break;
+
+    default:
+        rc = 1;
+    }
+
+    if (!rc) {
+        return permission.len
+               ? ngx_commerce_problem(c, 403, "forbidden",
+                     "This needs the permission %V.", &permission)
+               : ngx_commerce_problem(c, 403, "forbidden",
+                     "This is not allowed to whom the token belongs.");
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * Policies in the order of what they cost: by address before any
+ * cryptography, by account only when the body has been read.
+ */
+
+static ngx_int_t
+ngx_commerce_request_limits(ngx_commerce_request_t *c, ngx_uint_t stage)
+{
+    ngx_uint_t                 i, due;
+    ngx_commerce_op_limits_t  *limits;
+
+    limits = &c->conf->limits[c->op->index];
+
+    for (i = 0; i < limits->count; i++) {
+
+        switch (ngx_commerce_limit_key(limits->policies[i])) {
+
+        case NGX_COMMERCE_LIMIT_IP:
+            due = NGX_COMMERCE_STAGE_ADDRESS;
+            break;
+
+        case NGX_COMMERCE_LIMIT_IP_USER:
+            due = (c->op->method == NGX_COMMERCE_GET)
+                  ? NGX_COMMERCE_STAGE_PRINCIPAL : NGX_COMMERCE_STAGE_BODY;
+            break;
+
+        default:
+            due = NGX_COMMERCE_STAGE_PRINCIPAL;
+        }
+
+        if (due == stage
+            && ngx_commerce_request_limit(c, limits->policies[i]) != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_request_limit(ngx_commerce_request_t *c,
+    ngx_commerce_limit_policy_t *policy)
+{
+    u_char                        *p;
+    ngx_str_t                      key, code, detail, extension, *name;
+    ngx_commerce_limit_verdict_t   verdict;
+
+    if (ngx_commerce_request_limit_key(c, policy, &key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    ngx_commerce_limit_take(policy, &key, 1, &verdict);
+
+    if (ngx_commerce_limit_headers(c->request, policy, &verdict) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (verdict.allowed) {
+        return NGX_OK;
+    }
+
+    name = ngx_commerce_limit_name(policy);
+
+    p = ngx_pnalloc(c->request->pool, name->len + 256);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    extension.data = p;
+    extension.len = ngx_sprintf(p, "{\"type\":\"https://iana.org/assignments/"
+                                "http-problem-types#quota-exceeded\","
+                                "\"violated-policies\":[\"%V\"],"
+                                "\"retry_after\":%ui}",
+                                name, ngx_max(verdict.retry_after, 1))
+                    - p;
+
+    ngx_str_set(&code, "rate-limited");
+    ngx_str_set(&detail, "Too many requests; try again after the time that "
+                         "Retry-After tells.");
+
+    return ngx_commerce_problem_extended(c, 429, &code, &detail, &extension);
+}
+
+
+static ngx_int_t
+ngx_commerce_request_limit_key(ngx_commerce_request_t *c,
+    ngx_commerce_limit_policy_t *policy, ngx_str_t *key)
+{
+    u_char     *p;
+    ngx_str_t   account, address, *email;
+
+    address = c->request->connection->addr_text;
+    account = c->principal.subject;
+
+    switch (ngx_commerce_limit_key(policy)) {
+
+    case NGX_COMMERCE_LIMIT_IP:
+        *key = address;
+        return NGX_OK;
+
+    case NGX_COMMERCE_LIMIT_TENANT:
+        *key = c->tenant.id;
+        return NGX_OK;
+
+    case NGX_COMMERCE_LIMIT_IP_USER:
+        email = ngx_commerce_scope_get(c, "email");
+
+        if (email) {
+            account = *email;
+        }
+
+        break;
+
+    default:
+        /* nobody is known by their address */
+        if (account.len) {
+            address.len = 0;
+        }
+    }
+
+    p = ngx_pnalloc(c->request->pool,
+                    c->tenant.id.len + account.len + address.len + 2);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    key->data = p;
+    p = ngx_cpymem(p, c->tenant.id.data, c->tenant.id.len);
+    *p++ = '\0';
+    ngx_strlow(p, account.data, account.len);
+    p += account.len;
+    *p++ = '\0';
+    p = ngx_cpymem(p, address.data, address.len);
+    key->len = p - key->data;
+
+    return NGX_OK;
+}
