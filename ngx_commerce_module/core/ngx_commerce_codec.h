@@ -22,7 +22,11 @@ ptrdiff_t ngx_commerce_base64url_decode(uint8_t *dst, const uint8_t *src,
 
 void ngx_commerce_hex(uint8_t *dst, const uint8_t *src, size_t len);
 
-/* RFC 9562 UUIDv7 as 36 characters; "random" is 10 bytes, monotonic within a process for one ms. */
+/*
+ * RFC 9562 UUIDv7 as 36 characters.  "random" is 10 fresh random bytes.  What
+ * one process makes is in ascending order.  Keeps state: event loop only.
+ */
+
 void ngx_commerce_uuid7(uint8_t dst[36], uint64_t unix_ms,
     const uint8_t random[10]);
 bool ngx_commerce_uuid_valid(const uint8_t *s, size_t len);
@@ -40,6 +44,10 @@ bool ngx_commerce_utf8_valid(const uint8_t *s, size_t len);
 
 #define ngx_commerce_cursor_len(n)  ngx_commerce_base64url_encoded_len((n) + 16)
 
+/*
+ * Writes cursor_len(payload.len) bytes and returns their number, or 0 when
+ * OpenSSL fails.  Keeps the keyed context: event loop only.
+ */
 size_t ngx_commerce_cursor_sign(uint8_t *dst, const uint8_t key[32],
     ngx_commerce_str_t binding, ngx_commerce_str_t payload);
 /* Writes the payload to dst (room for decoded_max(len)); returns its length or -1. */

@@ -3,7 +3,11 @@
  *
  * Refused, with the place: duplicate keys, invalid or overlong UTF-8, lone
  * surrogates, \u0000, control characters, a byte order mark, trailing bytes,
- * too deep nesting, too many members, numbers out of grammar.
+ * too deep nesting, too many members, numbers out of grammar or beyond a
+ * double, Unicode noncharacters.
+ *
+ * Memory: a node (80 bytes) per member or element, which max_members bounds,
+ * and the text of strings that hold escapes, at most the source's length.
  */
 
 #ifndef NGX_COMMERCE_JSON_H
@@ -48,8 +52,9 @@ typedef struct {
 typedef struct {
     size_t       offset;
     const char  *code;                  /* stable slug: "duplicate-key", "invalid-utf8", "control-character",
-                                           "nul-character", "lone-surrogate", "byte-order-mark", "trailing-bytes",
-                                           "too-deep", "too-many-members", "syntax", "empty" */
+                                           "nul-character", "noncharacter", "lone-surrogate", "byte-order-mark", "trailing-bytes",
+                                           "too-deep", "too-many-members", "number-range",
+                                           "syntax", "empty" */
     const char  *message;               /* a sentence, static */
     char         pointer[256];          /* JSON Pointer of the value it was found in, cut when too long */
 } ngx_commerce_json_error_t;
@@ -80,7 +85,8 @@ uint8_t *ngx_commerce_json_quote(uint8_t *dst, const uint8_t *text, size_t len);
 
 /*
  * Canonical form (RFC 8785 order of members, no white space, numbers as written) for fingerprints.
- * Returns the end; with dst == NULL the length only.
+ * Returns the end, or NULL when there is no memory to sort an object of more than 64 members; with dst == NULL
+ * returns (uint8_t *) of the length only.
  */
 
 uint8_t *ngx_commerce_json_canonical(uint8_t *dst,

@@ -1,0 +1,1023 @@
+/*
+ * Strict JSON reader.
+ *
+ * One pass over the source builds the tree; strings that hold no escape are
+ * not copied.  Nodes come in blocks, so a document of n members costs n nodes
+ * plus the unescaped strings, both bounded by the limits.
+ */
+
+#include "ngx_commerce_json.h"
+#include "ngx_commerce_utf8.h"
+
+#include <stdlib.h>
+#include <sys/random.h>
+#include <time.h>
+
+
+#define NGX_COMMERCE_JSON_DEPTH        32
+#define NGX_COMMERCE_JSON_DEPTH_MAX    256
+#define NGX_COMMERCE_JSON_MEMBERS      1000
+#define NGX_COMMERCE_JSON_BLOCK        32
+#define NGX_COMMERCE_JSON_PAIRWISE     12
+#define NGX_COMMERCE_JSON_NUMBER_MAX   64
+#define NGX_COMMERCE_JSON_EXPONENT     308
+#define NGX_COMMERCE_JSON_SAFE         9007199254740991LL
+
+
+/* The containers around the place of reading, for the error's pointer. */
+
+typedef struct ngx_commerce_json_scope_s  ngx_commerce_json_scope_t;
+
+struct ngx_commerce_json_scope_s {
+    ngx_commerce_json_scope_t   *up;
+    const ngx_commerce_json_t   *container;
+    const ngx_commerce_json_t   *last;
+};
+
+
+typedef struct {
+    uint32_t                     hash;
+    const ngx_commerce_json_t   *node;
+} ngx_commerce_json_entry_t;
+
+
+typedef struct {
+    const ngx_commerce_alloc_t  *alloc;
+    const uint8_t               *start;
+    const uint8_t               *p;
+    const uint8_t               *end;
+    uint32_t                     members;
+    uint32_t                     max_members;
+    uint32_t                     max_depth;
+
+    ngx_commerce_json_t         *block;
+    uint32_t                     block_left;
+
+    ngx_commerce_json_entry_t   *table;     /* scratch for duplicates */
+    size_t                       table_size;
+
+    ngx_commerce_json_scope_t   *scope;
+    ngx_commerce_json_error_t   *error;
+} ngx_commerce_json_reader_t;
+
+
+static ngx_commerce_rc_t ngx_commerce_json_value(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t *node, uint32_t depth);
+static ngx_commerce_rc_t ngx_commerce_json_container(
+    ngx_commerce_json_reader_t *rd, ngx_commerce_json_t *node, uint32_t depth);
+static ngx_commerce_rc_t ngx_commerce_json_members(
+    ngx_commerce_json_reader_t *rd, ngx_commerce_json_t *node,
+    ngx_commerce_json_scope_t *scope, uint32_t depth);
+static ngx_commerce_rc_t ngx_commerce_json_name(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t *member);
+static ngx_commerce_rc_t ngx_commerce_json_string(
+    ngx_commerce_json_reader_t *rd, ngx_commerce_str_t *text);
+static ngx_commerce_rc_t ngx_commerce_json_escape(
+    ngx_commerce_json_reader_t *rd, size_t *saved);
+static void ngx_commerce_json_unescape(uint8_t *dst, const uint8_t *p,
+    const uint8_t *end);
+static ngx_commerce_rc_t ngx_commerce_json_number(
+    ngx_commerce_json_reader_t *rd, ngx_commerce_json_t *node);
+static ngx_commerce_rc_t ngx_commerce_json_word(ngx_commerce_json_reader_t *rd,
+    const char *word, size_t len);
+static ngx_commerce_rc_t ngx_commerce_json_duplicates(
+    ngx_commerce_json_reader_t *rd, const ngx_commerce_json_t *object);
+static ngx_commerce_rc_t ngx_commerce_json_fail(ngx_commerce_json_reader_t *rd,
+    const uint8_t *at, const char *code, const char *message);
+
+
+static inline void
+ngx_commerce_json_space(ngx_commerce_json_reader_t *rd)
+{
+    while (rd->p < rd->end
+           && (*rd->p == ' ' || *rd->p == '\n' || *rd->p == '\r'
+               || *rd->p == '\t'))
+    {
+        rd->p++;
+    }
+}
+
+
+ngx_commerce_rc_t
+ngx_commerce_json_parse(const ngx_commerce_alloc_t *alloc, const uint8_t *data,
+    size_t len, const ngx_commerce_json_limits_t *limits,
+    ngx_commerce_json_t **root, ngx_commerce_json_error_t *error)
+{
+    ngx_commerce_rc_t            rc;
+    ngx_commerce_json_t         *node;
+    ngx_commerce_json_reader_t   rd;
+
+    memset(&rd, 0, sizeof(rd));
+
+    rd.alloc = alloc;
+    rd.start = data;
+    rd.p = data;
+    rd.end = data + len;
+    rd.error = error;
+    rd.max_depth = NGX_COMMERCE_JSON_DEPTH;
+    rd.max_members = NGX_COMMERCE_JSON_MEMBERS;
+
+    if (limits != NULL && limits->max_depth != 0) {
+        rd.max_depth = limits->max_depth < NGX_COMMERCE_JSON_DEPTH_MAX
+                       ? limits->max_depth : NGX_COMMERCE_JSON_DEPTH_MAX;
+    }
+
+    if (limits != NULL && limits->max_members != 0) {
+        rd.max_members = limits->max_members;
+    }
+
+    if (len >= 3 && memcmp(data, "\xEF\xBB\xBF", 3) == 0) {
+        return ngx_commerce_json_fail(&rd, rd.p, "byte-order-mark",
+                             "The document must not begin with a byte order "
+                             "mark.");
+    }
+
+    ngx_commerce_json_space(&rd);
+
+    if (rd.p == rd.end) {
+        return ngx_commerce_json_fail(&rd, rd.p, "empty",
+                             "There is no JSON value.");
+    }
+
+    node = alloc->alloc(alloc->ctx, sizeof(ngx_commerce_json_t));
+    if (node == NULL) {
+        return NGX_COMMERCE_NOMEM;
+    }
+
+    memset(node, 0, sizeof(ngx_commerce_json_t));
+
+    rc = ngx_commerce_json_value(&rd, node, 0);
+    if (rc != NGX_COMMERCE_OK) {
+        return rc;
+    }
+
+    ngx_commerce_json_space(&rd);
+
+    if (rd.p != rd.end) {
+        return ngx_commerce_json_fail(&rd, rd.p, "trailing-bytes",
+                             "Nothing may follow the JSON value.");
+    }
+
+    *root = node;
+
+    return NGX_COMMERCE_OK;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_value(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t *node, uint32_t depth)
+{
+    ngx_commerce_rc_t   rc;
+    const uint8_t      *start;
+
+    start = rd->p;
+
+    if (start == rd->end) {
+        return ngx_commerce_json_fail(rd, start, "syntax",
+                                      "A value is missing at the end.");
+    }
+
+    switch (*start) {
+
+    case '{':
+        node->type = NGX_COMMERCE_JSON_OBJECT;
+        rc = ngx_commerce_json_container(rd, node, depth);
+        break;
+
+    case '[':
+        node->type = NGX_COMMERCE_JSON_ARRAY;
+        rc = ngx_commerce_json_container(rd, node, depth);
+        break;
+
+    case '"':
+        node->type = NGX_COMMERCE_JSON_STRING;
+        rc = ngx_commerce_json_string(rd, &node->text);
+        break;
+
+    case 't':
+        node->type = NGX_COMMERCE_JSON_TRUE;
+        rc = ngx_commerce_json_word(rd, "true", 4);
+        break;
+
+    case 'f':
+        node->type = NGX_COMMERCE_JSON_FALSE;
+        rc = ngx_commerce_json_word(rd, "false", 5);
+        break;
+
+    case 'n':
+        node->type = NGX_COMMERCE_JSON_NULL;
+        rc = ngx_commerce_json_word(rd, "null", 4);
+        break;
+
+    default:
+        node->type = NGX_COMMERCE_JSON_NUMBER;
+        rc = ngx_commerce_json_number(rd, node);
+    }
+
+    node->raw.data = (uint8_t *) start;
+    node->raw.len = (size_t) (rd->p - start);
+
+    return rc;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_container(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t *node, uint32_t depth)
+{
+    ngx_commerce_rc_t          rc;
+    ngx_commerce_json_scope_t  scope;
+
+    if (depth >= rd->max_depth) {
+        return ngx_commerce_json_fail(rd, rd->p, "too-deep",
+                          "Arrays and objects are nested too deep.");
+    }
+
+    scope.up = rd->scope;
+    scope.container = node;
+    scope.last = NULL;
+
+    rd->scope = &scope;
+
+    rc = ngx_commerce_json_members(rd, node, &scope, depth + 1);
+
+    if (rc == NGX_COMMERCE_OK && node->type == NGX_COMMERCE_JSON_OBJECT) {
+        scope.last = NULL;
+        rc = ngx_commerce_json_duplicates(rd, node);
+    }
+
+    rd->scope = scope.up;
+
+    return rc;
+}
+
+
+static ngx_commerce_json_t *
+ngx_commerce_json_node(ngx_commerce_json_reader_t *rd)
+{
+    size_t  n;
+
+    if (rd->block_left == 0) {
+        n = (size_t) (rd->end - rd->p) / 2 + 1;
+        n = n < NGX_COMMERCE_JSON_BLOCK ? n : NGX_COMMERCE_JSON_BLOCK;
+
+        rd->block = rd->alloc->alloc(rd->alloc->ctx,
+                                     n * sizeof(ngx_commerce_json_t));
+        if (rd->block == NULL) {
+            return NULL;
+        }
+
+        memset(rd->block, 0, n * sizeof(ngx_commerce_json_t));
+        rd->block_left = (uint32_t) n;
+    }
+
+    rd->block_left--;
+
+    return rd->block++;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_members(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t *node, ngx_commerce_json_scope_t *scope,
+    uint32_t depth)
+{
+    uint8_t                close;
+    ngx_commerce_rc_t      rc;
+    ngx_commerce_json_t   *member, **tail;
+
+    close = node->type == NGX_COMMERCE_JSON_OBJECT ? '}' : ']';
+    tail = &node->child;
+
+    rd->p++;
+    ngx_commerce_json_space(rd);
+
+    if (rd->p < rd->end && *rd->p == close) {
+        rd->p++;
+        return NGX_COMMERCE_OK;
+    }
+
+    for ( ;; ) {
+        if (++rd->members > rd->max_members) {
+            return ngx_commerce_json_fail(rd, rd->p, "too-many-members",
+                          "The document has too many members and elements.");
+        }
+
+        member = ngx_commerce_json_node(rd);
+        if (member == NULL) {
+            return NGX_COMMERCE_NOMEM;
+        }
+
+        if (node->type == NGX_COMMERCE_JSON_OBJECT) {
+            rc = ngx_commerce_json_name(rd, member);
+            if (rc != NGX_COMMERCE_OK) {
+                return rc;
+            }
+        }
+
+        scope->last = member;
+        node->count++;
+
+        rc = ngx_commerce_json_value(rd, member, depth);
+        if (rc != NGX_COMMERCE_OK) {
+            return rc;
+        }
+
+        *tail = member;
+        tail = &member->next;
+
+        ngx_commerce_json_space(rd);
+
+        if (rd->p < rd->end && *rd->p == close) {
+            rd->p++;
+            return NGX_COMMERCE_OK;
+        }
+
+        if (rd->p == rd->end || *rd->p != ',') {
+            return ngx_commerce_json_fail(rd, rd->p, "syntax",
+                             close == '}' ? "A comma or } is missing."
+                                          : "A comma or ] is missing.");
+        }
+
+        rd->p++;
+        ngx_commerce_json_space(rd);
+    }
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_name(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t *member)
+{
+    ngx_commerce_rc_t  rc;
+
+    if (rd->p == rd->end || *rd->p != '"') {
+        return ngx_commerce_json_fail(rd, rd->p, "syntax",
+                          "A member's name in double quotes is missing.");
+    }
+
+    rc = ngx_commerce_json_string(rd, &member->key);
+    if (rc != NGX_COMMERCE_OK) {
+        return rc;
+    }
+
+    ngx_commerce_json_space(rd);
+
+    if (rd->p == rd->end || *rd->p != ':') {
+        return ngx_commerce_json_fail(rd, rd->p, "syntax",
+                          "A colon is missing after the member's name.");
+    }
+
+    rd->p++;
+    ngx_commerce_json_space(rd);
+
+    return NGX_COMMERCE_OK;
+}
+
+
+/* True when none of the eight bytes is special within a string. */
+
+static inline bool
+ngx_commerce_json_plain(uint64_t w)
+{
+    uint64_t  quote, slash, control;
+
+    quote = w ^ (NGX_COMMERCE_ONES * '"');
+    slash = w ^ (NGX_COMMERCE_ONES * '\\');
+    control = w - NGX_COMMERCE_ONES * 0x20;
+
+    return ((w
+             | ((quote - NGX_COMMERCE_ONES) & ~quote)
+             | ((slash - NGX_COMMERCE_ONES) & ~slash)
+             | (control & ~w))
+            & NGX_COMMERCE_HIGHS) == 0;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_string(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_str_t *text)
+{
+    size_t              n, saved;
+    ngx_commerce_rc_t   rc;
+    const uint8_t      *start;
+
+    start = ++rd->p;
+    saved = 0;
+
+    for ( ;; ) {
+        while (rd->end - rd->p >= 8
+               && ngx_commerce_json_plain(ngx_commerce_word(rd->p)))
+        {
+            rd->p += 8;
+        }
+
+        while (rd->p < rd->end && *rd->p >= 0x20 && *rd->p < 0x80
+               && *rd->p != '"' && *rd->p != '\\')
+        {
+            rd->p++;
+        }
+
+        if (rd->p == rd->end) {
+            return ngx_commerce_json_fail(rd, rd->p, "syntax",
+                                          "A string is not closed.");
+        }
+
+        if (*rd->p == '"') {
+            break;
+        }
+
+        if (*rd->p < 0x20) {
+            if (*rd->p == 0) {
+                return ngx_commerce_json_fail(rd, rd->p, "nul-character",
+                              "A string must not hold the NUL character.");
+            }
+
+            return ngx_commerce_json_fail(rd, rd->p, "control-character",
+                          "A control character in a string must be escaped.");
+        }
+
+        if (*rd->p == '\\') {
+            rc = ngx_commerce_json_escape(rd, &saved);
+            if (rc != NGX_COMMERCE_OK) {
+                return rc;
+            }
+
+            continue;
+        }
+
+        do {
+            n = ngx_commerce_utf8_sequence(rd->p, rd->end);
+
+            if (n == 0) {
+                return ngx_commerce_json_fail(rd, rd->p, "invalid-utf8",
+                                              "The text is not valid UTF-8.");
+            }
+
+            if (n > 2 && ngx_commerce_utf8_noncharacter(rd->p, n)) {
+                return ngx_commerce_json_fail(rd, rd->p, "noncharacter",
+                              "A string must not hold a Unicode "
+                              "noncharacter.");
+            }
+
+            rd->p += n;
+
+        } while (rd->p < rd->end && *rd->p >= 0x80);
+    }
+
+    text->data = (uint8_t *) start;
+    text->len = (size_t) (rd->p - start);
+
+    if (saved != 0) {
+        text->len -= saved;
+
+        text->data = rd->alloc->alloc(rd->alloc->ctx,
+                                      text->len ? text->len : 1);
+        if (text->data == NULL) {
+            return NGX_COMMERCE_NOMEM;
+        }
+
+        ngx_commerce_json_unescape(text->data, start, rd->p);
+    }
+
+    rd->p++;
+
+    return NGX_COMMERCE_OK;
+}
+
+
+/* The four digits at p, or -1. */
+
+static int32_t
+ngx_commerce_json_hex4(const uint8_t *p, const uint8_t *end)
+{
+    int32_t   value;
+    uint8_t   c;
+    unsigned  i;
+
+    if (end - p < 4) {
+        return -1;
+    }
+
+    value = 0;
+
+    for (i = 0; i < 4; i++) {
+        c = p[i];
+
+        if (c >= '0' && c <= '9') {
+            c -= '0';
+
+        } else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f') {
+            c = (uint8_t) ((c | 0x20) - 'a' + 10);
+
+        } else {
+            return -1;
+        }
+
+        value = (value << 4) | c;
+    }
+
+    return value;
+}
+
+
+/* Checks one escape and adds to *saved the bytes that it is longer than its text. */
+
+static ngx_commerce_rc_t
+ngx_commerce_json_escape(ngx_commerce_json_reader_t *rd, size_t *saved)
+{
+    int32_t         code, low;
+    const uint8_t  *at;
+
+    at = rd->p;
+
+    if (rd->end - at >= 2 && at[1] != 'u') {
+        if (at[1] == 0 || strchr("\"\\/bfnrt", at[1]) == NULL) {
+            return ngx_commerce_json_fail(rd, at, "syntax",
+                                          "There is no such escape.");
+        }
+
+        rd->p += 2;
+        *saved += 1;
+
+        return NGX_COMMERCE_OK;
+    }
+
+    code = rd->end - at >= 2 ? ngx_commerce_json_hex4(at + 2, rd->end) : -1;
+
+    if (code < 0) {
+        return ngx_commerce_json_fail(rd, at, "syntax",
+                              "An escape must be \\u and four hex digits.");
+    }
+
+    if (code == 0) {
+        return ngx_commerce_json_fail(rd, at, "nul-character",
+                              "A string must not hold the NUL character.");
+    }
+
+    if (code < 0xD800 || code > 0xDFFF) {
+        if ((code >= 0xFDD0 && code <= 0xFDEF) || code >= 0xFFFE) {
+            return ngx_commerce_json_fail(rd, at, "noncharacter",
+                              "A string must not hold a Unicode "
+                              "noncharacter.");
+        }
+
+        rd->p += 6;
+        *saved += code < 0x80 ? 5 : (code < 0x800 ? 4 : 3);
+
+        return NGX_COMMERCE_OK;
+    }
+
+    low = (code < 0xDC00 && rd->end - at >= 12 && at[6] == '\\'
+           && at[7] == 'u')
+          ? ngx_commerce_json_hex4(at + 8, rd->end) : -1;
+
+    if (low < 0xDC00 || low > 0xDFFF) {
+        return ngx_commerce_json_fail(rd, at, "lone-surrogate",
+                              "A \\ud800-\\udfff escape must be one of a "
+                              "pair.");
+    }
+
+    /* U+xFFFE, U+xFFFF of the planes above the first */
+    if ((code & 0x3F) == 0x3F && (low & 0x3FE) == 0x3FE) {
+        return ngx_commerce_json_fail(rd, at, "noncharacter",
+                              "A string must not hold a Unicode "
+                              "noncharacter.");
+    }
+
+    rd->p += 12;
+    *saved += 8;
+
+    return NGX_COMMERCE_OK;
+}
+
+
+/* The escapes are known to be well-formed. */
+
+static void
+ngx_commerce_json_unescape(uint8_t *dst, const uint8_t *p, const uint8_t *end)
+{
+    uint32_t        c;
+    const uint8_t  *escape;
+
+    for ( ;; ) {
+        escape = memchr(p, '\\', (size_t) (end - p));
+        if (escape == NULL) {
+            memcpy(dst, p, (size_t) (end - p));
+            return;
+        }
+
+        memcpy(dst, p, (size_t) (escape - p));
+        dst += escape - p;
+        p = escape + 2;
+
+        switch (escape[1]) {
+
+        case 'b':
+            *dst++ = '\b';
+            continue;
+
+        case 'f':
+            *dst++ = '\f';
+            continue;
+
+        case 'n':
+            *dst++ = '\n';
+            continue;
+
+        case 'r':
+            *dst++ = '\r';
+            continue;
+
+        case 't':
+            *dst++ = '\t';
+            continue;
+
+        case 'u':
+            break;
+
+        default:
+            *dst++ = escape[1];
+            continue;
+        }
+
+        c = (uint32_t) ngx_commerce_json_hex4(p, end);
+        p += 4;
+
+        if (c >= 0xD800 && c <= 0xDBFF) {
+            c = 0x10000 + ((c - 0xD800) << 10)
+                + ((uint32_t) ngx_commerce_json_hex4(p + 2, end) - 0xDC00);
+            p += 6;
+        }
+
+        if (c < 0x80) {
+            *dst++ = (uint8_t) c;
+            continue;
+        }
+
+        if (c < 0x800) {
+            *dst++ = (uint8_t) (0xC0 | (c >> 6));
+
+        } else {
+            if (c < 0x10000) {
+                *dst++ = (uint8_t) (0xE0 | (c >> 12));
+
+            } else {
+                *dst++ = (uint8_t) (0xF0 | (c >> 18));
+                *dst++ = (uint8_t) (0x80 | ((c >> 12) & 0x3F));
+            }
+
+            *dst++ = (uint8_t) (0x80 | ((c >> 6) & 0x3F));
+        }
+
+        *dst++ = (uint8_t) (0x80 | (c & 0x3F));
+    }
+}
+
+
+static inline bool
+ngx_commerce_json_digit(const uint8_t *p, const uint8_t *end)
+{
+    return p < end && *p >= '0' && *p <= '9';
+}
+
+
+/*
+ * A number that no double can hold is refused: PostgreSQL would make 131,072
+ * digits of 1e131071.
+ */
+
+static ngx_commerce_rc_t
+ngx_commerce_json_number(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t *node)
+{
+    bool            negative, down, integer;
+    int64_t         value;
+    int32_t         digits, exponent;
+    const uint8_t  *p, *start;
+
+    start = p = rd->p;
+
+    negative = *p == '-';
+    p += negative;
+
+    if (!ngx_commerce_json_digit(p, rd->end)) {
+        return ngx_commerce_json_fail(rd, start, "syntax",
+                                      "A value was expected here.");
+    }
+
+    if (*p == '0' && ngx_commerce_json_digit(p + 1, rd->end)) {
+        return ngx_commerce_json_fail(rd, start, "syntax",
+                          "A number must not have a leading zero.");
+    }
+
+    value = 0;
+    digits = 0;
+    exponent = 0;
+    integer = true;
+
+    for ( /* void */ ; ngx_commerce_json_digit(p, rd->end); p++) {
+        if (digits++ < 17) {
+            value = value * 10 + (*p - '0');
+        }
+    }
+
+    if (p < rd->end && *p == '.') {
+        integer = false;
+        p++;
+
+        if (!ngx_commerce_json_digit(p, rd->end)) {
+            return ngx_commerce_json_fail(rd, start, "syntax",
+                          "A digit is missing after the decimal point.");
+        }
+
+        while (ngx_commerce_json_digit(p, rd->end)) {
+            p++;
+        }
+    }
+
+    if (p < rd->end && (*p == 'e' || *p == 'E')) {
+        integer = false;
+        p++;
+
+        down = p < rd->end && *p == '-';
+        p += p < rd->end && (*p == '-' || *p == '+');
+
+        if (!ngx_commerce_json_digit(p, rd->end)) {
+            return ngx_commerce_json_fail(rd, start, "syntax",
+                          "A digit is missing in the exponent.");
+        }
+
+        for ( /* void */ ; ngx_commerce_json_digit(p, rd->end); p++) {
+            if (exponent < 10000) {
+                exponent = exponent * 10 + (*p - '0');
+            }
+        }
+
+        if (down) {
+            exponent = -exponent;
+        }
+    }
+
+    if (p - start > NGX_COMMERCE_JSON_NUMBER_MAX
+        || digits + exponent > NGX_COMMERCE_JSON_EXPONENT
+        || exponent < -NGX_COMMERCE_JSON_EXPONENT)
+    {
+        return ngx_commerce_json_fail(rd, start, "number-range",
+                          "A number must have at most 64 characters and lie "
+                          "within 1e-308 and 1e308.");
+    }
+
+    if (integer && digits <= 16 && value <= NGX_COMMERCE_JSON_SAFE) {
+        node->integer = 1;
+        node->number = negative ? -value : value;
+    }
+
+    rd->p = p;
+
+    return NGX_COMMERCE_OK;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_word(ngx_commerce_json_reader_t *rd, const char *word,
+    size_t len)
+{
+    if ((size_t) (rd->end - rd->p) < len || memcmp(rd->p, word, len) != 0) {
+        return ngx_commerce_json_fail(rd, rd->p, "syntax",
+                                      "A value was expected here.");
+    }
+
+    rd->p += len;
+
+    return NGX_COMMERCE_OK;
+}
+
+
+/*
+ * Keyed, so that nobody outside can prepare names that collide: an object of
+ * n members must not cost n * n.
+ */
+
+static uint32_t
+ngx_commerce_json_hash(const uint8_t *p, size_t len)
+{
+    uint64_t            w;
+    __uint128_t         m;
+    static uint64_t     seed;
+
+    if (seed == 0) {
+        if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) != sizeof(seed)) {
+            seed = (uint64_t) time(NULL) * 0x9E3779B97F4A7C15ULL;
+        }
+
+        seed |= 1;
+    }
+
+    w = seed ^ (len * 0x9E3779B97F4A7C15ULL);
+
+    for ( ;; ) {
+        uint64_t  part = 0;
+        size_t    n = len < 8 ? len : 8;
+
+        memcpy(&part, p, n);
+        m = (__uint128_t) (w ^ part) * (seed ^ 0xD6E8FEB86659FD93ULL);
+        w = (uint64_t) m ^ (uint64_t) (m >> 64) ^ seed;
+
+        if (len <= 8) {
+            break;
+        }
+
+        p += 8;
+        len -= 8;
+    }
+
+    return (uint32_t) (w ^ (w >> 32));
+}
+
+
+static inline bool
+ngx_commerce_json_same(const ngx_commerce_str_t *a, const ngx_commerce_str_t *b)
+{
+    return a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_duplicate(ngx_commerce_json_reader_t *rd,
+    const ngx_commerce_json_t *member)
+{
+    rd->scope->last = member;
+
+    return ngx_commerce_json_fail(rd, member->raw.data, "duplicate-key",
+                                  "An object has two members of one name.");
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_duplicates(ngx_commerce_json_reader_t *rd,
+    const ngx_commerce_json_t *object)
+{
+    size_t                      i, size;
+    uint32_t                    hash;
+    const ngx_commerce_json_t  *a, *b;
+
+    if (object->count <= NGX_COMMERCE_JSON_PAIRWISE) {
+        for (a = object->child; a != NULL; a = a->next) {
+            for (b = object->child; b != a; b = b->next) {
+                if (ngx_commerce_json_same(&a->key, &b->key)) {
+                    return ngx_commerce_json_duplicate(rd, a);
+                }
+            }
+        }
+
+        return NGX_COMMERCE_OK;
+    }
+
+    for (size = 32; size < (size_t) object->count * 2; size *= 2) {
+        /* void */
+    }
+
+    if (rd->table_size < size) {
+        rd->table = rd->alloc->alloc(rd->alloc->ctx,
+                                     size * sizeof(ngx_commerce_json_entry_t));
+        if (rd->table == NULL) {
+            return NGX_COMMERCE_NOMEM;
+        }
+
+        rd->table_size = size;
+    }
+
+    memset(rd->table, 0, size * sizeof(ngx_commerce_json_entry_t));
+
+    for (a = object->child; a != NULL; a = a->next) {
+        hash = ngx_commerce_json_hash(a->key.data, a->key.len);
+
+        for (i = hash & (size - 1); rd->table[i].node != NULL;
+             i = (i + 1) & (size - 1))
+        {
+            if (rd->table[i].hash == hash
+                && ngx_commerce_json_same(&rd->table[i].node->key, &a->key))
+            {
+                return ngx_commerce_json_duplicate(rd, a);
+            }
+        }
+
+        rd->table[i].hash = hash;
+        rd->table[i].node = a;
+    }
+
+    return NGX_COMMERCE_OK;
+}
+
+
+/* Writes the pointer's steps from the root down; what does not fit is cut. */
+
+static char *
+ngx_commerce_json_pointer(const ngx_commerce_json_scope_t *scope, char *p,
+    const char *last)
+{
+    char                 digits[12];
+    size_t               i, n;
+    uint32_t             index;
+    const uint8_t       *key;
+
+    if (scope == NULL) {
+        return p;
+    }
+
+    p = ngx_commerce_json_pointer(scope->up, p, last);
+
+    if (scope->last == NULL || p == last) {
+        return p;
+    }
+
+    *p++ = '/';
+
+    if (scope->container->type == NGX_COMMERCE_JSON_ARRAY) {
+        index = scope->container->count - 1;
+        n = sizeof(digits);
+
+        do {
+            digits[--n] = (char) ('0' + index % 10);
+            index /= 10;
+        } while (index != 0);
+
+        while (n < sizeof(digits) && p < last) {
+            *p++ = digits[n++];
+        }
+
+        return p;
+    }
+
+    key = scope->last->key.data;
+
+    for (i = 0; i < scope->last->key.len && last - p >= 2; i++) {
+        if (key[i] == '~' || key[i] == '/') {
+            *p++ = '~';
+            *p++ = key[i] == '~' ? '0' : '1';
+
+        } else {
+            *p++ = (char) key[i];
+        }
+    }
+
+    /* a name that was cut must not end within a sequence */
+    if (i < scope->last->key.len) {
+        while ((p[-1] & 0xC0) == 0x80) {
+            p--;
+        }
+
+        if (p[-1] & 0x80) {
+            p--;
+        }
+    }
+
+    return p;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_fail(ngx_commerce_json_reader_t *rd, const uint8_t *at,
+    const char *code, const char *message)
+{
+    char  *p;
+
+    rd->error->offset = (size_t) (at - rd->start);
+    rd->error->code = code;
+    rd->error->message = message;
+
+    p = ngx_commerce_json_pointer(rd->scope, rd->error->pointer,
+                rd->error->pointer + sizeof(rd->error->pointer) - 1);
+    *p = '\0';
+
+    return NGX_COMMERCE_INVALID;
+}
+
+
+ngx_commerce_json_t *
+ngx_commerce_json_get_n(const ngx_commerce_json_t *object, const uint8_t *key,
+    size_t len)
+{
+    ngx_commerce_json_t  *member;
+
+    if (object == NULL || object->type != NGX_COMMERCE_JSON_OBJECT) {
+        return NULL;
+    }
+
+    for (member = object->child; member != NULL; member = member->next) {
+        if (member->key.len == len && memcmp(member->key.data, key, len) == 0) {
+            return member;
+        }
+    }
+
+    return NULL;
+}
+
+
+ngx_commerce_json_t *
+ngx_commerce_json_get(const ngx_commerce_json_t *object, const char *key)
+{
+    return ngx_commerce_json_get_n(object, (const uint8_t *) key, strlen(key));
+}
