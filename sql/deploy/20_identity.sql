@@ -4,6 +4,8 @@
 
 BEGIN;
 
+SET LOCAL ROLE commerce_owner;
+
 CREATE TABLE shop.app_user (
     tenant_id      bigint       NOT NULL REFERENCES shop.tenant,
     id             uuid         NOT NULL,
@@ -46,7 +48,7 @@ CREATE TABLE shop.session (
 
 COMMENT ON TABLE shop.session IS 'One per login; access tokens carry its id as sid';
 
-CREATE INDEX session_user ON shop.session (tenant_id, user_id);
+CREATE INDEX session_by_user ON shop.session (tenant_id, user_id);
 CREATE INDEX session_expiry ON shop.session (expires_at);
 
 CREATE TABLE shop.refresh_token (
