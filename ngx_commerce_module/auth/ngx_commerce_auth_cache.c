@@ -33,6 +33,7 @@ typedef struct {
 } ngx_commerce_auth_entry_t;
 
 
+static u_char *ngx_commerce_auth_cache_copy(u_char *p, ngx_str_t *text);
 static ngx_commerce_auth_entry_t *ngx_commerce_auth_cache_set(
     u_char digest[32]);
 
@@ -202,11 +203,19 @@ ngx_commerce_auth_cache_put(u_char digest[32], ngx_uint_t generation,
     victim->owner = principal->owner;
     victim->service = principal->service;
 
-    p = ngx_cpymem(victim->text, principal->subject.data,
-                   principal->subject.len);
-    p = ngx_cpymem(p, principal->tenant_id.data, principal->tenant_id.len);
-    p = ngx_cpymem(p, principal->session.data, principal->session.len);
-    ngx_memcpy(p, principal->roles.data, principal->roles.len);
+    p = ngx_commerce_auth_cache_copy(victim->text, &principal->subject);
+    p = ngx_commerce_auth_cache_copy(p, &principal->tenant_id);
+    p = ngx_commerce_auth_cache_copy(p, &principal->session);
+    (void) ngx_commerce_auth_cache_copy(p, &principal->roles);
+}
+
+
+/* memcpy() from NULL is undefined even for no bytes. */
+
+static u_char *
+ngx_commerce_auth_cache_copy(u_char *p, ngx_str_t *text)
+{
+    return text->len ? ngx_cpymem(p, text->data, text->len) : p;
 }
 
 

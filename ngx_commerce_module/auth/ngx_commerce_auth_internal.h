@@ -22,7 +22,7 @@
 typedef struct {
     ngx_str_t                  kid;
     ngx_commerce_token_alg_t   alg;
-    ngx_str_t                  text;    /* HS256: the secret; signing key: its PEM; else empty */
+    ngx_str_t                  secret;  /* HS256 */
     EVP_PKEY                  *pkey;    /* RS256, ES256 */
 } ngx_commerce_auth_key_t;
 
@@ -53,6 +53,10 @@ ngx_commerce_auth_key_t *ngx_commerce_auth_key_find(
 /* NGX_OK, NGX_DECLINED: the signature is not of this key. */
 ngx_int_t ngx_commerce_auth_key_verify(ngx_commerce_auth_key_t *key,
     ngx_commerce_token_t *token);
+/* Writes at most *len bytes to sig. */
+ngx_int_t ngx_commerce_auth_key_sign(ngx_commerce_auth_key_t *key,
+    ngx_str_t *input, u_char *sig, size_t *len);
+
 
 /* ngx_commerce_auth_cache.c: verified tokens, per worker */
 

@@ -1,45 +1,34 @@
 /*
- * Issuing access tokens: the only place that calls libjwt, and only its
- * writing half (its jwt_decode() is never used, see README).
+ * Issuing access tokens (RFC 9068).
  */
 
 #include "ngx_commerce_auth_internal.h"
 #include "ngx_commerce_codec.h"
+#include "ngx_commerce_json.h"
 
-#include <jwt.h>
-#include <openssl/crypto.h>
 #include <openssl/rand.h>
-#include <stdlib.h>
 
 
-/* A C string for libjwt: claims of ours are short. */
-typedef char  ngx_commerce_auth_cstr_t[128];
+#define NGX_COMMERCE_AUTH_ISSUE_MAX  4096       /* bytes of a payload */
 
 
-static ngx_int_t ngx_commerce_auth_fill(jwt_t *jwt,
-    ngx_commerce_auth_main_conf_t *amcf, ngx_commerce_claims_t *claims);
-static ngx_int_t ngx_commerce_auth_roles_json(ngx_str_t *roles, u_char *dst,
-    size_t size);
-static ngx_int_t ngx_commerce_auth_grant(jwt_t *jwt, const char *name,
-    ngx_str_t *value);
-
-
-static const jwt_alg_t  ngx_commerce_auth_jwt_algs[] = {
-    JWT_ALG_HS256,
-    JWT_ALG_RS256,
-    JWT_ALG_ES256
-};
+static ngx_int_t ngx_commerce_auth_payload(ngx_commerce_auth_main_conf_t *amcf,
+    ngx_commerce_claims_t *claims, u_char *dst, size_t *len);
+static u_char *ngx_commerce_auth_roles(ngx_str_t *roles, u_char *p,
+    u_char *last);
+static u_char *ngx_commerce_auth_string(u_char *p, u_char *last,
+    const char *name, ngx_str_t *value);
 
 
 ngx_int_t
 ngx_commerce_auth_issue(ngx_http_request_t *r, ngx_commerce_claims_t *claims,
     ngx_str_t *token, ngx_uint_t *expires_in)
 {
-    char                           *text;
-    jwt_t                          *jwt;
-    ngx_int_t                       rc;
+    u_char                         *p, header[160], sig[1024],
+                                    payload[NGX_COMMERCE_AUTH_ISSUE_MAX];
+    size_t                          header_len, payload_len, sig_len;
+    ngx_str_t                       input;
     ngx_commerce_auth_key_t        *key;
-    ngx_commerce_auth_cstr_t        kid;
     ngx_commerce_auth_main_conf_t  *amcf;
 
     amcf = ngx_http_get_module_main_conf(r, ngx_commerce_auth_module);
@@ -53,62 +42,72 @@ ngx_commerce_auth_issue(ngx_http_request_t *r, ngx_commerce_claims_t *claims,
 
     key = (ngx_commerce_auth_key_t *) amcf->keys.elts + amcf->sign;
 
-    if (jwt_new(&jwt) != 0) {
+    if (ngx_commerce_auth_payload(amcf, claims, payload, &payload_len)
+        != NGX_OK)
+    {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "no token issued: claims of \"%V\" are malformed",
+                      &claims->subject);
         return NGX_ERROR;
     }
 
-    text = NULL;
-    rc = NGX_ERROR;
+    p = ngx_snprintf(header, sizeof(header),
+                     "{\"alg\":\"%s\",\"kid\":\"%V\",\"typ\":\"at+jwt\"}",
+                     ngx_commerce_token_alg_name(key->alg), &key->kid);
+    header_len = p - header;
 
-    ngx_cpystrn((u_char *) kid, key->kid.data,
-                ngx_min(key->kid.len + 1, sizeof(kid)));
-
-    if (jwt_set_alg(jwt, ngx_commerce_auth_jwt_algs[key->alg], key->text.data,
-                    key->text.len) == 0
-        && jwt_add_header(jwt, "typ", "at+jwt") == 0
-        && jwt_add_header(jwt, "kid", kid) == 0
-        && ngx_commerce_auth_fill(jwt, amcf, claims) == NGX_OK)
-    {
-        text = jwt_encode_str(jwt);
+    p = ngx_pnalloc(r->pool,
+                    ngx_commerce_base64url_encoded_len(header_len)
+                    + ngx_commerce_base64url_encoded_len(payload_len)
+                    + ngx_commerce_base64url_encoded_len(sizeof(sig)) + 2);
+    if (p == NULL) {
+        return NGX_ERROR;
     }
 
-    jwt_free(jwt);
+    token->data = p;
 
-    if (text != NULL) {
-        token->len = ngx_strlen(text);
-        token->data = ngx_pnalloc(r->pool, token->len);
+    p += ngx_commerce_base64url_encode(p, header, header_len);
+    *p++ = '.';
+    p += ngx_commerce_base64url_encode(p, payload, payload_len);
 
-        if (token->data != NULL) {
-            ngx_memcpy(token->data, text, token->len);
-            *expires_in = amcf->ttl;
-            rc = NGX_OK;
-        }
+    input.data = token->data;
+    input.len = p - token->data;
+    sig_len = sizeof(sig);
 
-        free(text);
-    }
-
-    if (rc != NGX_OK) {
+    if (ngx_commerce_auth_key_sign(key, &input, sig, &sig_len) != NGX_OK) {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "access token could not be made (subject \"%V\")",
-                      &claims->subject);
+                      "no token issued: key \"%V\" could not sign", &key->kid);
+        return NGX_ERROR;
     }
 
-    return rc;
+    *p++ = '.';
+    p += ngx_commerce_base64url_encode(p, sig, sig_len);
+
+    token->len = p - token->data;
+    *expires_in = amcf->ttl;
+
+    return NGX_OK;
 }
 
 
+/* What comes from outside is a uuid, a number or a role's name, or it is refused: only the directives' strings are quoted. */
+
 static ngx_int_t
-ngx_commerce_auth_fill(jwt_t *jwt, ngx_commerce_auth_main_conf_t *amcf,
-    ngx_commerce_claims_t *claims)
+ngx_commerce_auth_payload(ngx_commerce_auth_main_conf_t *amcf,
+    ngx_commerce_claims_t *claims, u_char *dst, size_t *len)
 {
-    u_char       jti[36], random[10], json[NGX_COMMERCE_TOKEN_ROLES * 4];
+    u_char      *p, *last, jti[36], random[10];
     ngx_str_t    id;
     ngx_time_t  *tp;
 
     if (!ngx_commerce_uuid_valid(claims->subject.data, claims->subject.len)
-        || RAND_bytes(random, sizeof(random)) != 1
-        || ngx_commerce_auth_roles_json(&claims->roles, json, sizeof(json))
-           != NGX_OK)
+        || (claims->session.len != 0
+            && !ngx_commerce_uuid_valid(claims->session.data,
+                                        claims->session.len))
+        || (claims->tenant_id.len != 0
+            && !ngx_commerce_token_tenant_valid(claims->tenant_id.data,
+                                                claims->tenant_id.len))
+        || RAND_bytes(random, sizeof(random)) != 1)
     {
         return NGX_ERROR;
     }
@@ -118,94 +117,109 @@ ngx_commerce_auth_fill(jwt_t *jwt, ngx_commerce_auth_main_conf_t *amcf,
     id.data = jti;
     id.len = sizeof(jti);
 
-    if (ngx_commerce_auth_grant(jwt, "iss", &amcf->issuer) != NGX_OK
-        || ngx_commerce_auth_grant(jwt, "aud", &amcf->audience) != NGX_OK
-        || ngx_commerce_auth_grant(jwt, "sub", &claims->subject) != NGX_OK
-        || ngx_commerce_auth_grant(jwt, "tid", &claims->tenant_id) != NGX_OK
-        || ngx_commerce_auth_grant(jwt, "sid", &claims->session) != NGX_OK
-        || ngx_commerce_auth_grant(jwt, "jti", &id) != NGX_OK
-        || jwt_add_grant_int(jwt, "iat", tp->sec) != 0
-        || jwt_add_grant_int(jwt, "nbf", tp->sec) != 0
-        || jwt_add_grant_int(jwt, "exp", tp->sec + amcf->ttl) != 0
-        || jwt_add_grant_int(jwt, "ver", 1) != 0
-        || jwt_add_grants_json(jwt, (char *) json) != 0)
-    {
+    p = dst;
+    last = dst + NGX_COMMERCE_AUTH_ISSUE_MAX;
+
+    p = ngx_slprintf(p, last, "{\"iat\":%T,\"nbf\":%T,\"exp\":%T,\"ver\":1",
+                     tp->sec, tp->sec, tp->sec + amcf->ttl);
+
+    p = ngx_commerce_auth_string(p, last, "iss", &amcf->issuer);
+    p = ngx_commerce_auth_string(p, last, "aud", &amcf->audience);
+    p = ngx_commerce_auth_string(p, last, "sub", &claims->subject);
+    p = ngx_commerce_auth_string(p, last, "tid", &claims->tenant_id);
+    p = ngx_commerce_auth_string(p, last, "sid", &claims->session);
+    p = ngx_commerce_auth_string(p, last, "jti", &id);
+    p = ngx_commerce_auth_roles(&claims->roles, p, last);
+
+    if (p == NULL || last - p < 1) {
         return NGX_ERROR;
     }
+
+    *p++ = '}';
+    *len = p - dst;
 
     return NGX_OK;
 }
 
 
-/* "staff catalog.write" → {"roles":["staff"],"scope":"catalog.write"}, terminated */
+/* "staff catalog.write" → ,"roles":["staff"],"scope":"catalog.write" */
 
-static ngx_int_t
-ngx_commerce_auth_roles_json(ngx_str_t *roles, u_char *dst, size_t size)
+static u_char *
+ngx_commerce_auth_roles(ngx_str_t *roles, u_char *p, u_char *last)
 {
-    u_char      *p, *end, *space, *q, *s, scope[NGX_COMMERCE_TOKEN_ROLES];
+    u_char      *name, *end, *space, *s, scope[NGX_COMMERCE_TOKEN_ROLES];
+    ngx_str_t    value;
     const char  *comma;
 
-    if (roles->len > NGX_COMMERCE_TOKEN_ROLES - 1) {
-        return NGX_ERROR;
+    /* below the reader's limit, joined as it joins them */
+
+    if (p == NULL || roles->len >= NGX_COMMERCE_TOKEN_ROLES) {
+        return NULL;
     }
 
     comma = "";
-    q = ngx_slprintf(dst, dst + size, "{\"roles\":[");
     s = scope;
+    name = roles->data;
+    end = name + roles->len;
 
-    p = roles->data;
-    end = p + roles->len;
+    p = ngx_slprintf(p, last, ",\"roles\":[");
 
-    while (p < end) {
-        space = ngx_strlchr(p, end, ' ');
+    while (name < end) {
+        space = ngx_strlchr(name, end, ' ');
 
         if (space == NULL) {
             space = end;
         }
 
-        if (!ngx_commerce_token_role_valid(p, space - p)) {
-            return NGX_ERROR;
+        if (!ngx_commerce_token_role_valid(name, space - name)) {
+            return NULL;
         }
 
-        if (ngx_strlchr(p, space, '.') != NULL) {
+        if (ngx_strlchr(name, space, '.') != NULL) {
             if (s != scope) {
                 *s++ = ' ';
             }
 
-            s = ngx_cpymem(s, p, space - p);
+            s = ngx_cpymem(s, name, space - name);
 
         } else {
-            q = ngx_slprintf(q, dst + size, "%s\"%*s\"", comma,
-                             (size_t) (space - p), p);
+            p = ngx_slprintf(p, last, "%s\"%*s\"", comma,
+                             (size_t) (space - name), name);
             comma = ",";
         }
 
-        p = space + 1;
+        name = space + 1;
     }
 
-    q = ngx_slprintf(q, dst + size, "],\"scope\":\"%*s\"}%Z",
-                     (size_t) (s - scope), scope);
+    p = ngx_slprintf(p, last, "]");
 
-    return (q < dst + size) ? NGX_OK : NGX_ERROR;
+    value.data = scope;
+    value.len = s - scope;
+
+    return ngx_commerce_auth_string(p, last, "scope", &value);
 }
 
 
-/* An empty value makes no claim. */
+/* An empty value makes no claim.  NULL: no room. */
 
-static ngx_int_t
-ngx_commerce_auth_grant(jwt_t *jwt, const char *name, ngx_str_t *value)
+static u_char *
+ngx_commerce_auth_string(u_char *p, u_char *last, const char *name,
+    ngx_str_t *value)
 {
-    ngx_commerce_auth_cstr_t  text;
+    size_t  len;
 
-    if (value->len == 0) {
-        return NGX_OK;
+    if (p == NULL || value->len == 0) {
+        return p;
     }
 
-    if (value->len >= sizeof(text)) {
-        return NGX_ERROR;
+    len = (size_t) (uintptr_t) ngx_commerce_json_quote(NULL, value->data,
+                                                       value->len);
+
+    if ((size_t) (last - p) < len + ngx_strlen(name) + sizeof(",\"\":")) {
+        return NULL;
     }
 
-    ngx_cpystrn((u_char *) text, value->data, value->len + 1);
+    p = ngx_sprintf(p, ",\"%s\":", name);
 
-    return (jwt_add_grant(jwt, name, text) == 0) ? NGX_OK : NGX_ERROR;
+    return ngx_commerce_json_quote(p, value->data, value->len);
 }

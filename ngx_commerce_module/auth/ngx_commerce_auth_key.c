@@ -13,6 +13,12 @@
 #include <string.h>
 
 
+/* 0644 as decimal 644: nginx prints no octal */
+#define ngx_commerce_auth_octal(mode)                                         \
+    ((ngx_uint_t) ((mode) >> 6 & 7) * 100 + ((mode) >> 3 & 7) * 10            \
+     + ((mode) & 7))
+
+
 typedef struct {
     ngx_str_t   text;
     EVP_PKEY   *pkey;
@@ -33,6 +39,8 @@ static const char *ngx_commerce_auth_pkey_fits(EVP_PKEY *pkey,
     ngx_commerce_token_alg_t alg);
 static ngx_int_t ngx_commerce_auth_ecdsa_der(ngx_commerce_str_t *raw,
     u_char **der, int *len);
+static ngx_int_t ngx_commerce_auth_ecdsa_raw(const u_char *der, size_t der_len,
+    u_char *raw, size_t *len);
 
 
 char *
@@ -47,7 +55,7 @@ ngx_commerce_auth_key_load(ngx_conf_t *cf, ngx_commerce_auth_key_t *key,
     ngx_commerce_auth_secret_t  *secret;
 
     if (key->alg == NGX_COMMERCE_TOKEN_HS256) {
-        return ngx_commerce_auth_secret_load(cf, file, &key->text);
+        return ngx_commerce_auth_secret_load(cf, file, &key->secret);
     }
 
     rv = ngx_commerce_auth_read(cf, file, &text, &mode);
@@ -86,10 +94,6 @@ ngx_commerce_auth_key_load(ngx_conf_t *cf, ngx_commerce_auth_key_t *key,
     }
 
     key->pkey = secret->pkey;
-
-    if (sign) {
-        key->text = text;
-    }
 
     return NGX_CONF_OK;
 }
@@ -175,7 +179,7 @@ ngx_commerce_auth_key_verify(ngx_commerce_auth_key_t *key,
 
     if (key->alg == NGX_COMMERCE_TOKEN_HS256) {
 
-        if (HMAC(EVP_sha256(), key->text.data, key->text.len,
+        if (HMAC(EVP_sha256(), key->secret.data, key->secret.len,
                  token->input.data, token->input.len, mac, &n)
             == NULL)
         {
@@ -219,6 +223,64 @@ ngx_commerce_auth_key_verify(ngx_commerce_auth_key_t *key,
 }
 
 
+ngx_int_t
+ngx_commerce_auth_key_sign(ngx_commerce_auth_key_t *key, ngx_str_t *input,
+    u_char *sig, size_t *len)
+{
+    int          rc;
+    u_char       der[128], *p;
+    size_t       n;
+    unsigned     mac_len;
+    EVP_MD_CTX  *ctx;
+
+    if (key->alg == NGX_COMMERCE_TOKEN_HS256) {
+
+        if (*len < EVP_MAX_MD_SIZE
+            || HMAC(EVP_sha256(), key->secret.data, key->secret.len,
+                    input->data, input->len, sig, &mac_len)
+               == NULL)
+        {
+            return NGX_ERROR;
+        }
+
+        *len = mac_len;
+        return NGX_OK;
+    }
+
+    p = sig;
+    n = *len;
+
+    if (key->alg == NGX_COMMERCE_TOKEN_ES256) {
+        p = der;
+        n = sizeof(der);
+    }
+
+    rc = 0;
+    ctx = EVP_MD_CTX_new();
+
+    if (ctx != NULL
+        && EVP_DigestSignInit(ctx, NULL, EVP_sha256(), NULL, key->pkey) == 1)
+    {
+        rc = EVP_DigestSign(ctx, p, &n, input->data, input->len);
+    }
+
+    EVP_MD_CTX_free(ctx);
+    ERR_clear_error();
+
+    if (rc != 1) {
+        return NGX_ERROR;
+    }
+
+    if (key->alg == NGX_COMMERCE_TOKEN_ES256) {
+        return ngx_commerce_auth_ecdsa_raw(der, n, sig, len);
+    }
+
+    *len = n;
+
+    return NGX_OK;
+}
+
+
 static char *
 ngx_commerce_auth_read(ngx_conf_t *cf, ngx_str_t *file, ngx_str_t *text,
     mode_t *mode)
@@ -255,9 +317,9 @@ ngx_commerce_auth_read(ngx_conf_t *cf, ngx_str_t *file, ngx_str_t *text,
 
     if (st.st_mode & (S_IWGRP|S_IWOTH)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "others may write key file \"%V\" (mode %03uo): "
+                           "others may write key file \"%V\" (mode %04ui): "
                            "chmod 0400 %V", &name,
-                           (ngx_uint_t) (st.st_mode & 0777), &name);
+                           ngx_commerce_auth_octal(st.st_mode), &name);
         goto failed;
     }
 
@@ -303,8 +365,8 @@ ngx_commerce_auth_private(ngx_conf_t *cf, ngx_str_t *file, mode_t mode)
     }
 
     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                       "everyone may read the secret in \"%V\" (mode %03uo): "
-                       "chmod 0400 %V", file, (ngx_uint_t) (mode & 0777),
+                       "everyone may read the secret in \"%V\" (mode %04ui): "
+                       "chmod 0400 %V", file, ngx_commerce_auth_octal(mode),
                        file);
 
     return NGX_CONF_ERROR;
@@ -442,4 +504,29 @@ ngx_commerce_auth_ecdsa_der(ngx_commerce_str_t *raw, u_char **der, int *len)
     ECDSA_SIG_free(sig);
 
     return (*len > 0) ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_commerce_auth_ecdsa_raw(const u_char *der, size_t der_len, u_char *raw,
+    size_t *len)
+{
+    ngx_int_t   rc;
+    ECDSA_SIG  *sig;
+
+    sig = d2i_ECDSA_SIG(NULL, &der, der_len);
+
+    if (sig == NULL || *len < 64) {
+        ECDSA_SIG_free(sig);
+        return NGX_ERROR;
+    }
+
+    rc = (BN_bn2binpad(ECDSA_SIG_get0_r(sig), raw, 32) == 32
+          && BN_bn2binpad(ECDSA_SIG_get0_s(sig), raw + 32, 32) == 32)
+         ? NGX_OK : NGX_ERROR;
+
+    ECDSA_SIG_free(sig);
+    *len = 64;
+
+    return rc;
 }

@@ -3,6 +3,7 @@
  */
 
 #include "ngx_commerce_auth_internal.h"
+#include "ngx_commerce_codec.h"
 
 #include <openssl/core_names.h>
 #include <openssl/kdf.h>
@@ -16,6 +17,7 @@
 
 static void *ngx_commerce_auth_create_main_conf(ngx_conf_t *cf);
 static char *ngx_commerce_auth_init_main_conf(ngx_conf_t *cf, void *conf);
+static ngx_uint_t ngx_commerce_auth_party_valid(ngx_str_t *name);
 static ngx_int_t ngx_commerce_auth_init(ngx_conf_t *cf);
 static ngx_int_t ngx_commerce_auth_pool(ngx_conf_t *cf,
     ngx_commerce_auth_main_conf_t *amcf);
@@ -228,12 +230,31 @@ ngx_commerce_auth_init_main_conf(ngx_conf_t *cf, void *conf)
         ngx_str_set(&amcf->audience, "nginx-commerce");
     }
 
+    if (!ngx_commerce_auth_party_valid(&amcf->issuer)
+        || !ngx_commerce_auth_party_valid(&amcf->audience))
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "commerce_jwt_issuer and commerce_jwt_audience "
+                           "are UTF-8 of at most 255 bytes");
+        return NGX_CONF_ERROR;
+    }
+
     if (amcf->ttl < 60 || amcf->ttl > 86400) {
-        return "commerce_jwt_ttl must be between 1m and 1d: an access token "
-               "cannot be called back";
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "commerce_jwt_ttl must be between 1m and 1d: an "
+                           "access token cannot be called back");
+        return NGX_CONF_ERROR;
     }
 
     return NGX_CONF_OK;
+}
+
+
+static ngx_uint_t
+ngx_commerce_auth_party_valid(ngx_str_t *name)
+{
+    return name->len <= 255
+           && ngx_commerce_utf8_valid(name->data, name->len);
 }
 
 

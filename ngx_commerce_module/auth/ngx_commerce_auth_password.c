@@ -126,7 +126,9 @@ ngx_commerce_password_start(ngx_str_t *password, ngx_str_t *hash,
     op->cost = amcf->password_cost;
     op->verify = (hash != NULL);
 
-    ngx_memcpy(op->password, password->data, password->len);
+    if (password->len != 0) {
+        ngx_memcpy(op->password, password->data, password->len);
+    }
 
     if (hash != NULL && hash->len == NGX_COMMERCE_PASSWORD_HASH_LEN) {
         ngx_memcpy(op->stored, hash->data, hash->len);
