@@ -89,4 +89,6 @@ CALL domain.isolate('shop.session');
 CALL domain.isolate('shop.refresh_token');
 CALL domain.isolate('shop.login_attempt');
 
+RESET ROLE;
+
 COMMIT;

@@ -14,8 +14,8 @@ LANGUAGE sql STABLE AS $$
         'roles', u.roles,
         'permissions', u.permissions,
         'version', u.version,
-        'created_at', to_char(u.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-        'updated_at', to_char(u.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
+        'created_at', domain.ts(u.created_at),
+        'updated_at', domain.ts(u.updated_at))
 $$;
 
 -- What a token carries: roles and permissions, space-separated.
