@@ -1,7 +1,7 @@
 -- include: common.lua cart.lua
 --
--- Second half of a merge: adds `guest_items` to the customer's cart, each
--- sum capped at the item's `available`.  `guest_id` is remembered, a second
+-- Second half of a merge: adds `guest_items` (of api.cart_offers) to the
+-- customer's cart, each sum capped at the item's `available`.  `guest_id` is remembered, a second
 -- time changes nothing.
 
 local cart = cart_load(KEY)
@@ -13,8 +13,8 @@ local args = cjson.decode(ARGV[1])
 local guest = args.guest_id
 
 if string.find(',' .. cart.merged .. ',', ',' .. guest .. ',', 1, true) then
-    return { 'ok', 200, '{"merged":false,"cart":' .. cart_summary(cart)
-        .. '}', '' }
+    return { 'ok', 200, '{"merged":false,"merged_cart_id":"' .. guest
+        .. '","cart":' .. cart_summary(cart) .. '}', '' }
 end
 
 for _, item in ipairs(args.guest_items) do
@@ -60,5 +60,5 @@ cart.merged = table.concat(merged, ',')
 cart.version = cart.version + 1
 cart_store(KEY, cart)
 
-return { 'ok', 200, '{"merged":true,"cart":' .. cart_summary(cart) .. '}',
-    cart_backup(cart, 'merge') }
+return { 'ok', 200, '{"merged":true,"merged_cart_id":"' .. guest
+    .. '","cart":' .. cart_summary(cart) .. '}', cart_backup(cart, 'merge') }

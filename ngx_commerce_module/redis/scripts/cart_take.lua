@@ -5,6 +5,10 @@
 -- lines, so a merge that was cut short is done again.  The guest's key keeps
 -- an empty cart: its backup in PostgreSQL must not come back.
 
+if cjson.decode(ARGV[1]).guest_cart == nil then
+    return { 'ok', 200, '{}', '' }                  -- no token was sent
+end
+
 local aside = KEY .. ':taken'
 local taken = cart_load_hash(aside)
 local backup = ''

@@ -4,7 +4,7 @@
 
 local aside = KEY .. ':taken'
 
-if redis.call('HGET', aside, 'id') == cjson.decode(ARGV[1]).guest_id then
+if redis.call('HGET', aside, 'id') == cjson.decode(ARGV[1]).merged_cart_id then
     redis.call('DEL', aside)
 end
 
