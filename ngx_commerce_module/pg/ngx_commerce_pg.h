@@ -31,6 +31,7 @@ typedef struct {
     ngx_str_t   name;                   /* made of the hash of the text; terminated */
     ngx_str_t   text;                   /* terminated */
     ngx_uint_t  params;
+    ngx_uint_t  index;                  /* pg/'s own */
 } ngx_commerce_pg_stmt_t;
 
 
