@@ -15,7 +15,7 @@ static void ngx_commerce_cached_put(ngx_commerce_cache_ticket_t *ticket,
     ngx_commerce_reply_t *reply, ngx_uint_t ttl);
 
 
-/* NGX_OK: c->reply is the answer.  NGX_DECLINED: it must be made. */
+/* NGX_OK: c->reply is the answer.  NGX_DECLINED: it must be made.  NGX_AGAIN: made, not kept. */
 
 ngx_int_t
 ngx_commerce_cached_response(ngx_commerce_request_t *c)
@@ -77,7 +77,7 @@ ngx_commerce_cached_keep_response(ngx_commerce_request_t *c)
 }
 
 
-/* NGX_OK: c->step is the reply of the call.  NGX_DECLINED: it must be called. */
+/* NGX_OK: c->step is the reply of the call.  NGX_DECLINED, NGX_AGAIN: it must be called. */
 
 ngx_int_t
 ngx_commerce_cached_call(ngx_commerce_request_t *c,
@@ -142,7 +142,14 @@ ngx_commerce_cached_get(ngx_commerce_request_t *c, ngx_str_t *key,
     ngx_int_t                   rc;
     ngx_str_t                   tags[NGX_COMMERCE_CACHE_TAGS_MAX];
     ngx_uint_t                  count;
+    ngx_commerce_loc_conf_t    *lcf;
     ngx_commerce_cache_entry_t  entry;
+
+    lcf = ngx_http_get_module_loc_conf(c->request, ngx_http_commerce_module);
+
+    if (!lcf->cache) {
+        return NGX_AGAIN;
+    }
 
     if (ngx_commerce_cached_tags(c, rule, tags, &count) != NGX_OK) {
         return NGX_ERROR;

@@ -166,7 +166,7 @@ ngx_commerce_call_start(ngx_commerce_request_t *c,
     if (call->cache.ttl) {
         rc = ngx_commerce_cached_call(c, call, values);
 
-        if (rc != NGX_DECLINED) {
+        if (rc == NGX_OK || rc == NGX_ERROR) {
             return rc;
         }
     }

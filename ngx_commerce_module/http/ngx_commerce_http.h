@@ -87,8 +87,8 @@ typedef struct {
 } ngx_commerce_main_conf_t;
 
 typedef struct {
-    ngx_flag_t                     enable;      /* commerce_api */
     ngx_str_t                      tenant;      /* commerce_tenant: for hosts that no tenant has */
+    ngx_flag_t                     cache;       /* commerce_cache */
 } ngx_commerce_loc_conf_t;
 
 

@@ -86,6 +86,13 @@ static ngx_command_t  ngx_commerce_commands[] = {
       offsetof(ngx_commerce_loc_conf_t, tenant),
       NULL },
 
+    { ngx_string("commerce_cache"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_commerce_loc_conf_t, cache),
+      NULL },
+
     { ngx_string("commerce_api"),
       NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
       ngx_commerce_api,
@@ -304,13 +311,22 @@ ngx_commerce_create_main_conf(ngx_conf_t *cf)
 static void *
 ngx_commerce_create_loc_conf(ngx_conf_t *cf)
 {
+    ngx_commerce_loc_conf_t  *lcf;
+
     /*
      * set by ngx_pcalloc():
      *
      *     lcf->tenant = { 0, NULL };
      */
 
-    return ngx_pcalloc(cf->pool, sizeof(ngx_commerce_loc_conf_t));
+    lcf = ngx_pcalloc(cf->pool, sizeof(ngx_commerce_loc_conf_t));
+    if (lcf == NULL) {
+        return NULL;
+    }
+
+    lcf->cache = NGX_CONF_UNSET;
+
+    return lcf;
 }
 
 
@@ -321,6 +337,7 @@ ngx_commerce_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_commerce_loc_conf_t  *conf = child;
 
     ngx_conf_merge_str_value(conf->tenant, prev->tenant, "");
+    ngx_conf_merge_value(conf->cache, prev->cache, 1);
 
     return NGX_CONF_OK;
 }
@@ -329,8 +346,6 @@ ngx_commerce_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 static char *
 ngx_commerce_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_commerce_loc_conf_t  *lcf = conf;
-
     ngx_http_core_loc_conf_t  *clcf;
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
@@ -340,7 +355,6 @@ ngx_commerce_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     clcf->handler = ngx_commerce_request_handler;
-    lcf->enable = 1;
 
     return NGX_CONF_OK;
 }
