@@ -281,7 +281,7 @@ ngx_commerce_call_before(ngx_commerce_request_t *c,
     }
 
     v[4] = c->traceparent;
-    v[5] = *(ngx_str_t *) &c->op->id;
+    v[5] = ngx_commerce_from_core(&c->op->id);
 
     if (!keep) {
         return NGX_OK;
@@ -541,7 +541,7 @@ ngx_commerce_call_replay(ngx_commerce_request_t *c, ngx_str_t *body,
     member = ngx_commerce_json_get(root, "headers");
 
     if (member && member->type == NGX_COMMERCE_JSON_OBJECT) {
-        reply->headers = *(ngx_str_t *) &member->raw;
+        reply->headers = ngx_commerce_from_core(&member->raw);
     }
 
     return NGX_OK;

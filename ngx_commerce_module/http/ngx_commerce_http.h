@@ -241,9 +241,18 @@ void ngx_commerce_random(u_char *dst, size_t len);
 void ngx_commerce_uuid7_now(u_char dst[36]);
 ngx_int_t ngx_commerce_traceparent(ngx_commerce_request_t *c);
 
-/* ngx_str_t and ngx_commerce_str_t have one layout. */
-#define ngx_commerce_to_core(s)    (*(ngx_commerce_str_t *) (s))
-#define ngx_commerce_from_core(s)  (*(ngx_str_t *) (s))
+static ngx_inline ngx_commerce_str_t
+ngx_commerce_to_core(const ngx_str_t *s)
+{
+    return (ngx_commerce_str_t) { s->len, s->data };
+}
+
+
+static ngx_inline ngx_str_t
+ngx_commerce_from_core(const ngx_commerce_str_t *s)
+{
+    return (ngx_str_t) { s->len, s->data };
+}
 
 
 #endif /* NGX_COMMERCE_HTTP_H */

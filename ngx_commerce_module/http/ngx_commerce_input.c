@@ -98,7 +98,7 @@ ngx_commerce_input_path(ngx_commerce_request_t *c,
             continue;
         }
 
-        text = *(ngx_str_t *) &c->match.params[n++];
+        text = ngx_commerce_from_core(&c->match.params[n++]);
 
         if (ngx_strlchr(text.data, text.data + text.len, '%')) {
 

@@ -160,7 +160,7 @@ ngx_commerce_problem_extended(ngx_commerce_request_t *c, ngx_uint_t status,
         member = ngx_commerce_json_get(root, "code");
 
         if (member && member->type == NGX_COMMERCE_JSON_STRING) {
-            own = *(ngx_str_t *) &member->text;
+            own = ngx_commerce_from_core(&member->text);
             code = &own;
         }
     }
@@ -300,13 +300,13 @@ ngx_commerce_problem_write(ngx_commerce_request_t *c, ngx_uint_t status,
         if (ngx_strncmp(member->key.data, "title", member->key.len) == 0
             && member->type == NGX_COMMERCE_JSON_STRING)
         {
-            title = *(ngx_str_t *) &member->text;
+            title = ngx_commerce_from_core(&member->text);
         }
 
         if (ngx_strncmp(member->key.data, "type", member->key.len) == 0
             && member->type == NGX_COMMERCE_JSON_STRING)
         {
-            type = *(ngx_str_t *) &member->text;
+            type = ngx_commerce_from_core(&member->text);
         }
 
         len += sizeof(",\"\":")

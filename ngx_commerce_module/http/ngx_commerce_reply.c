@@ -142,7 +142,7 @@ ngx_commerce_reply_headers(ngx_commerce_request_t *c,
 
     for (member = root->child; member; member = member->next) {
 
-        name = *(ngx_str_t *) &member->key;
+        name = ngx_commerce_from_core(&member->key);
         value = (member->type == NGX_COMMERCE_JSON_STRING)
                 ? (ngx_str_t *) &member->text : (ngx_str_t *) &member->raw;
 

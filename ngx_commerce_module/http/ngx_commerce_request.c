@@ -582,7 +582,7 @@ ngx_commerce_request_auth(ngx_commerce_request_t *c)
         }
     }
 
-    permission = *(ngx_str_t *) &c->op->permission;
+    permission = ngx_commerce_from_core(&c->op->permission);
 
     switch (c->op->auth) {
 

@@ -39,8 +39,8 @@ ngx_commerce_scope_set(ngx_commerce_request_t *c, int32_t slot,
     v->set = 1;
     v->type = value->type;
     v->text = (value->type == NGX_COMMERCE_JSON_STRING)
-              ? *(ngx_str_t *) &value->text
-              : *(ngx_str_t *) &value->raw;
+              ? ngx_commerce_from_core(&value->text)
+              : ngx_commerce_from_core(&value->raw);
 }
 
 
@@ -157,7 +157,7 @@ ngx_commerce_scope_render(ngx_commerce_request_t *c,
     for (i = 0; i < t->count; i++) {
 
         if (!t->parts[i].name) {
-            values[i] = *(ngx_str_t *) &t->parts[i].text;
+            values[i] = ngx_commerce_from_core(&t->parts[i].text);
 
         } else {
             arg.name = t->parts[i].text;

@@ -201,7 +201,7 @@ ngx_commerce_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
 
         case NGX_COMMERCE_VAR_ROUTE:
             if (c->op) {
-                s = *(ngx_str_t *) &c->op->id;
+                s = ngx_commerce_from_core(&c->op->id);
             }
             break;
 
@@ -525,6 +525,7 @@ ngx_commerce_read_file(ngx_conf_t *cf, ngx_str_t *file, ngx_str_t *text)
     }
 
     n = NGX_ERROR;
+    ngx_str_null(text);
 
     if (ngx_fd_info(f.fd, &f.info) != NGX_FILE_ERROR) {
         text->len = ngx_file_size(&f.info);
