@@ -339,15 +339,19 @@ ngx_commerce_backup_arm(void)
 }
 
 
-/* QUIT came: what waits goes out now. */
+/*
+ * What waits goes out now: QUIT came, or Redis is lost and PostgreSQL is
+ * about to serve these carts.
+ */
 
 void
-ngx_commerce_backup_leave(void)
+ngx_commerce_backup_hurry(void)
 {
     ngx_commerce_backup_queue_t  *b = &ngx_commerce_backups;
 
-    if (b->timer.timer_set && !b->op) {
-        ngx_add_timer(&b->timer, 1);
+    if (b->timer.timer_set && !b->op && !b->failing) {
+        ngx_del_timer(&b->timer);
+        ngx_commerce_backup_timer(&b->timer);
     }
 }
 

@@ -314,6 +314,10 @@ ngx_commerce_redis_retry_later(ngx_commerce_redis_conn_t *conn)
 
     conn->failures++;
     ngx_add_timer(&conn->retry, delay);
+
+    if (ngx_commerce_redis_ready() == 0) {
+        ngx_commerce_redis_release();
+    }
 }
 
 
@@ -436,7 +440,7 @@ ngx_commerce_redis_writable(ngx_commerce_watch_t *w)
 static void
 ngx_commerce_redis_closing(ngx_commerce_watch_t *w)
 {
-    ngx_commerce_backup_leave();
+    ngx_commerce_backup_hurry();
 }
 
 

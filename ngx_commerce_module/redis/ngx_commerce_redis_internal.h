@@ -92,7 +92,11 @@ typedef struct {
     const ngx_commerce_redis_main_conf_t  *conf;
     ngx_commerce_redis_conn_t             *conns;
     ngx_queue_t                            free;    /* operations */
+    ngx_queue_t                            held;    /* operations, see op.c */
+    ngx_uint_t                             held_count;
+    ngx_event_t                            hold;    /* deadline of these */
     ngx_commerce_redis_stats_t             stats;
+    unsigned                               starting:1;
     unsigned                               synced:1;
     unsigned                               gone:1;  /* the process ends */
 } ngx_commerce_redis_pool_t;
@@ -113,6 +117,9 @@ ngx_commerce_redis_op_t *ngx_commerce_redis_eval_now(
     ngx_commerce_redis_script_t *script, ngx_uint_t keys, ngx_uint_t args,
     ngx_str_t *values, ngx_commerce_redis_handler_pt handler, void *data);
 
+void ngx_commerce_redis_hold_init(void);
+void ngx_commerce_redis_release(void);          /* in use, or away */
+
 /* ngx_commerce_redis_script.c */
 ngx_int_t ngx_commerce_redis_script_file(ngx_conf_t *cf, ngx_str_t *path,
     ngx_str_t *text);
@@ -128,7 +135,7 @@ struct ngx_commerce_backup_s {
 };
 
 void ngx_commerce_backup_init(const ngx_commerce_redis_main_conf_t *conf);
-void ngx_commerce_backup_leave(void);           /* QUIT */
+void ngx_commerce_backup_hurry(void);           /* QUIT, Redis lost */
 void ngx_commerce_backup_exit(void);            /* the process ends */
 
 /* ngx_commerce_redis_resync.c */

@@ -502,6 +502,7 @@ ngx_commerce_redis_init_process(ngx_cycle_t *cycle)
         return NGX_ERROR;
     }
 
+    ngx_commerce_redis_hold_init();
     ngx_commerce_backup_init(conf);
     ngx_commerce_redis_resync_init();
 

@@ -1,6 +1,10 @@
 /*
  * Operations: one script call each, from a freelist of the worker.  A request
  * that goes away detaches its operation; the answer is then dropped.
+ *
+ * A worker that starts, or that brings Redis up to date, holds operations for
+ * this moment.  Refusing them would send carts to PostgreSQL at each reload,
+ * whose copies are some tenths of a second older than those in Redis.
  */
 
 #include "ngx_commerce_redis_internal.h"
@@ -10,6 +14,11 @@
 #define NGX_COMMERCE_REDIS_KEEP  16384
 
 
+static ngx_commerce_redis_op_t *ngx_commerce_redis_op(
+    ngx_commerce_redis_script_t *script, ngx_uint_t keys, ngx_uint_t args,
+    ngx_str_t *values, ngx_commerce_redis_handler_pt handler, void *data);
+static ngx_uint_t ngx_commerce_redis_holds(void);
+static void ngx_commerce_redis_hold_handler(ngx_event_t *ev);
 static ngx_commerce_redis_conn_t *ngx_commerce_redis_pick(void);
 static ngx_commerce_redis_op_t *ngx_commerce_redis_alloc(size_t size);
 static ngx_int_t ngx_commerce_redis_send(ngx_commerce_redis_op_t *op);
@@ -36,13 +45,33 @@ ngx_commerce_redis_eval(ngx_commerce_redis_script_t *script, ngx_uint_t keys,
     ngx_uint_t args, ngx_str_t *values, ngx_commerce_redis_handler_pt handler,
     void *data)
 {
-    if (!ngx_commerce_redis_available()) {
-        ngx_commerce_redis_pool.stats.refused++;
+    ngx_commerce_redis_op_t    *op;
+    ngx_commerce_redis_pool_t  *pool = &ngx_commerce_redis_pool;
+
+    if (ngx_commerce_redis_available()) {
+        return ngx_commerce_redis_eval_now(script, keys, args, values,
+                                           handler, data);
+    }
+
+    if (!ngx_commerce_redis_holds()) {
+        pool->stats.refused++;
         return NULL;
     }
 
-    return ngx_commerce_redis_eval_now(script, keys, args, values, handler,
-                                       data);
+    op = ngx_commerce_redis_op(script, keys, args, values, handler, data);
+    if (op == NULL) {
+        return NULL;
+    }
+
+    op->conn = NULL;
+    ngx_queue_insert_tail(&pool->held, &op->queue);
+    pool->held_count++;
+
+    if (!pool->hold.timer_set) {
+        ngx_add_timer(&pool->hold, pool->conf->timeout);
+    }
+
+    return op;
 }
 
 
@@ -51,11 +80,42 @@ ngx_commerce_redis_eval_now(ngx_commerce_redis_script_t *script,
     ngx_uint_t keys, ngx_uint_t args, ngx_str_t *values,
     ngx_commerce_redis_handler_pt handler, void *data)
 {
-    size_t                      size;
-    u_char                     *p;
-    ngx_uint_t                  i, n;
     ngx_commerce_redis_op_t    *op;
     ngx_commerce_redis_conn_t  *conn;
+
+    conn = ngx_commerce_redis_pick();
+    if (conn == NULL) {
+        ngx_commerce_redis_resync_soon();
+        ngx_commerce_redis_pool.stats.refused++;
+        return NULL;
+    }
+
+    op = ngx_commerce_redis_op(script, keys, args, values, handler, data);
+    if (op == NULL) {
+        return NULL;
+    }
+
+    op->conn = conn;
+
+    if (ngx_commerce_redis_send(op) != NGX_OK) {
+        ngx_queue_insert_head(&ngx_commerce_redis_pool.free, &op->queue);
+        ngx_commerce_redis_pool.stats.refused++;
+        return NULL;
+    }
+
+    return op;
+}
+
+
+static ngx_commerce_redis_op_t *
+ngx_commerce_redis_op(ngx_commerce_redis_script_t *script, ngx_uint_t keys,
+    ngx_uint_t args, ngx_str_t *values, ngx_commerce_redis_handler_pt handler,
+    void *data)
+{
+    size_t                    size;
+    u_char                   *p;
+    ngx_uint_t                i, n;
+    ngx_commerce_redis_op_t  *op;
 
     n = keys + args;
 
@@ -63,13 +123,6 @@ ngx_commerce_redis_eval_now(ngx_commerce_redis_script_t *script,
         ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, 0,
                       "redis script \"%V\": too many keys or arguments",
                       &script->name);
-        return NULL;
-    }
-
-    conn = ngx_commerce_redis_pick();
-    if (conn == NULL) {
-        ngx_commerce_redis_resync_soon();
-        ngx_commerce_redis_pool.stats.refused++;
         return NULL;
     }
 
@@ -83,7 +136,6 @@ ngx_commerce_redis_eval_now(ngx_commerce_redis_script_t *script,
         return NULL;
     }
 
-    op->conn = conn;
     op->script = script;
     op->handler = handler;
     op->data = data;
@@ -95,18 +147,78 @@ ngx_commerce_redis_eval_now(ngx_commerce_redis_script_t *script,
     for (i = 0; i < n; i++) {
         op->argv[i + 3] = (const char *) p;
         op->argvlen[i + 3] = values[i].len;
-        p = ngx_cpymem(p, values[i].data, values[i].len);
-    }
 
-    if (ngx_commerce_redis_send(op) != NGX_OK) {
-        ngx_queue_insert_head(&ngx_commerce_redis_pool.free, &op->queue);
-        ngx_commerce_redis_pool.stats.refused++;
-        return NULL;
+        if (values[i].len) {
+            p = ngx_cpymem(p, values[i].data, values[i].len);
+        }
     }
-
-    ngx_commerce_redis_pool.stats.evals++;
 
     return op;
+}
+
+
+void
+ngx_commerce_redis_hold_init(void)
+{
+    ngx_commerce_redis_pool_t  *pool = &ngx_commerce_redis_pool;
+
+    ngx_queue_init(&pool->held);
+
+    pool->hold.handler = ngx_commerce_redis_hold_handler;
+    pool->hold.data = pool;
+    pool->hold.log = ngx_cycle->log;
+
+    pool->starting = 1;
+}
+
+
+static ngx_uint_t
+ngx_commerce_redis_holds(void)
+{
+    ngx_commerce_redis_pool_t  *pool = &ngx_commerce_redis_pool;
+
+    return pool->conf && pool->held_count < pool->conf->queue
+           && (pool->starting
+               || (!pool->synced && ngx_commerce_redis_ready()));
+}
+
+
+/* What was held is sent, or, when Redis is away, told so. */
+
+void
+ngx_commerce_redis_release(void)
+{
+    ngx_queue_t                *q;
+    ngx_commerce_redis_op_t    *op;
+    ngx_commerce_redis_pool_t  *pool = &ngx_commerce_redis_pool;
+
+    pool->starting = 0;
+
+    if (pool->hold.timer_set) {
+        ngx_del_timer(&pool->hold);
+    }
+
+    while (!ngx_queue_empty(&pool->held)) {
+        q = ngx_queue_head(&pool->held);
+        ngx_queue_remove(q);
+        pool->held_count--;
+
+        op = ngx_queue_data(q, ngx_commerce_redis_op_t, queue);
+        op->conn = pool->synced ? ngx_commerce_redis_pick() : NULL;
+
+        if (op->conn == NULL || ngx_commerce_redis_send(op) != NGX_OK) {
+            pool->stats.refused++;
+            ngx_commerce_redis_finish(op, NGX_COMMERCE_REDIS_UNAVAILABLE,
+                                      NULL);
+        }
+    }
+}
+
+
+static void
+ngx_commerce_redis_hold_handler(ngx_event_t *ev)
+{
+    ngx_commerce_redis_release();
 }
 
 
@@ -212,6 +324,7 @@ ngx_commerce_redis_send(ngx_commerce_redis_op_t *op)
     }
 
     op->sent = ngx_current_msec;
+    ngx_commerce_redis_pool.stats.evals++;
     ngx_queue_insert_tail(&conn->pending, &op->queue);
     conn->in_flight++;
 
@@ -240,8 +353,10 @@ ngx_commerce_redis_reply(redisAsyncContext *context, void *data,
     conn->in_flight--;
 
     if (reply == NULL) {
-        /* handlers must not use this connection any more */
+        /* handlers must not use this connection any more, and may now turn
+           to PostgreSQL, which should know the latest carts */
         conn->state = NGX_COMMERCE_REDIS_LEAVING;
+        ngx_commerce_backup_hurry();
         ngx_commerce_redis_pool.stats.lost++;
         ngx_commerce_redis_finish(op, NGX_COMMERCE_REDIS_LOST, NULL);
         return;

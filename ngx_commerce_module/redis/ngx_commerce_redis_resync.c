@@ -78,6 +78,7 @@ ngx_commerce_redis_resync_start(void)
 
     if (ngx_commerce_redis_pool.conf->backups.nelts == 0) {
         ngx_commerce_redis_pool.synced = 1;
+        ngx_commerce_redis_release();
         return;
     }
 
@@ -97,6 +98,8 @@ ngx_commerce_redis_resync_stop(void)
     ngx_commerce_resync_t  *rs = &ngx_commerce_resync;
 
     ngx_commerce_redis_pool.synced = 0;
+    ngx_commerce_backup_hurry();
+
     rs->generation++;
     rs->outstanding = 0;
     rs->state = NGX_COMMERCE_RESYNC_IDLE;
@@ -387,6 +390,8 @@ ngx_commerce_resync_done(ngx_uint_t failed)
                       &ngx_commerce_redis_pool.conf->name,
                       failed ? ", carts that PostgreSQL served meanwhile will "
                                "follow" : "");
+
+        ngx_commerce_redis_release();
     }
 
     if (failed) {

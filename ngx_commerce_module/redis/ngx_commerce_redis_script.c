@@ -136,7 +136,7 @@ ngx_commerce_redis_script_text(ngx_conf_t *cf, ngx_str_t *path,
         return NGX_OK;
     }
 
-    ngx_str_null(&all);
+    ngx_str_set(&all, "");
     p = body.data + len;
     last = body.data + body.len;
 
