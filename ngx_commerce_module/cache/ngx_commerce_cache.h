@@ -1,8 +1,8 @@
 /*
  * Response cache of the edge in shared memory, with tags.
  *
- * Lock-free for readers, safe against a worker killed at any instruction.  An entry carries the generations of its
- * tags as they were before its content was asked for; invalidation adds one to a tag's generation.
+ * Lock-free, safe against a worker killed at any instruction (core/ngx_commerce_store.h).  An entry carries the
+ * generations of its tags as they were before its content was asked for; invalidation adds one to a tag's generation.
  */
 
 #ifndef NGX_COMMERCE_CACHE_H
@@ -12,16 +12,13 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
+#include "ngx_commerce_store.h"
 
-#define NGX_COMMERCE_CACHE_TAGS_MAX  8
+
+#define NGX_COMMERCE_CACHE_TAGS_MAX  NGX_COMMERCE_STORE_TAGS
 
 /* Taken before the content is asked for, so that an invalidation in between is not lost. */
-typedef struct {
-    u_char      key[16];
-    ngx_uint_t  tags_count;
-    uint32_t    tags[NGX_COMMERCE_CACHE_TAGS_MAX];          /* slots */
-    uint64_t    generations[NGX_COMMERCE_CACHE_TAGS_MAX];
-} ngx_commerce_cache_ticket_t;
+typedef ngx_commerce_store_ticket_t  ngx_commerce_cache_ticket_t;
 
 typedef struct {
     ngx_uint_t  status;
@@ -40,6 +37,9 @@ void ngx_commerce_cache_put(ngx_commerce_cache_ticket_t *ticket,
 /* Tags are per tenant: "3:product:7". */
 void ngx_commerce_cache_invalidate(ngx_str_t *tag);
 void ngx_commerce_cache_invalidate_all(void);
+
+ngx_uint_t ngx_commerce_cache_configured(void);
+void ngx_commerce_cache_stats(ngx_commerce_store_stats_t *stats);
 
 
 /*

@@ -1,0 +1,46 @@
+/*
+ * What the files of cache/ share: the zones, the tenants' life cycle.
+ */
+
+#ifndef NGX_COMMERCE_CACHE_INTERNAL_H
+#define NGX_COMMERCE_CACHE_INTERNAL_H
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "ngx_commerce_cache.h"
+#include "ngx_commerce_pg.h"
+
+
+typedef struct ngx_commerce_tenants_sh_s  ngx_commerce_tenants_sh_t;
+
+
+typedef struct {
+    ngx_shm_zone_t             *zone;       /* NULL: no response cache */
+    ngx_shm_zone_t             *tenants_zone;
+    ngx_commerce_store_t        store;
+    ngx_commerce_tenants_sh_t  *tenants;
+    ngx_commerce_pg_stmt_t     *snapshot;
+} ngx_commerce_cache_main_conf_t;
+
+
+/* ngx_commerce_tenant.c: the snapshot in shared memory and each worker's hash of it */
+
+ngx_int_t ngx_commerce_tenant_init_zone(ngx_shm_zone_t *zone, void *data);
+void ngx_commerce_tenant_init(ngx_commerce_tenants_sh_t *sh,
+    ngx_slab_pool_t *shpool, ngx_log_t *log);
+void ngx_commerce_tenant_exit(void);
+
+/* columns: as_of (microseconds), id, slug, currency, status, settings, hosts */
+ngx_int_t ngx_commerce_tenant_publish(const PGresult *result, ngx_log_t *log);
+
+
+/* ngx_commerce_snapshot.c: asks PostgreSQL for it */
+
+void ngx_commerce_snapshot_init(ngx_commerce_pg_stmt_t *stmt, ngx_log_t *log);
+void ngx_commerce_snapshot_exit(void);
+
+
+#endif /* NGX_COMMERCE_CACHE_INTERNAL_H */
