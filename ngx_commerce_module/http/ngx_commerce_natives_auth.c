@@ -363,7 +363,6 @@ ngx_commerce_native_token_reply(ngx_commerce_request_t *c, ngx_str_t *token,
     body.len = p - body.data;
 
     ngx_commerce_step_reply(c, NGX_HTTP_OK, &body);
-    ngx_str_set(&c->step.headers, "{\"Cache-Control\":\"no-store\"}");
 
     return NGX_OK;
 }
