@@ -18,11 +18,11 @@ $$;
 
 
 -- Was this cart ordered? Then a worker died between the order's commit and the clearing of the cart.
-CREATE OR REPLACE FUNCTION domain.cart_ordered(id uuid) RETURNS boolean
+CREATE OR REPLACE FUNCTION domain.cart_ordered(cart uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN id IS NOT NULL
-       AND EXISTS (SELECT FROM shop.orders o WHERE o.tenant_id = domain.tenant_id() AND o.cart_id = id);
+    RETURN cart IS NOT NULL
+       AND EXISTS (SELECT FROM shop.orders o WHERE o.tenant_id = domain.tenant_id() AND o.cart_id = cart);
 END
 $$;
 
