@@ -70,6 +70,7 @@ typedef enum {
 typedef struct {
     ngx_commerce_str_t   text;          /* literal, or the scope name */
     bool                 name;
+    int32_t              slot;          /* of a name; -1 for "$…" of the context */
 } ngx_commerce_part_t;
 
 typedef struct {
@@ -140,6 +141,7 @@ typedef struct {
     uint32_t                     index;     /* dense, over all contracts: metrics slots */
     ngx_commerce_method_t        method;
     ngx_commerce_str_t           path;      /* template as declared */
+    const char                  *file;      /* the bundle, for messages */
     ngx_commerce_auth_t          auth;
     ngx_commerce_str_t           permission;    /* staff:<permission>, or empty */
     bool                         tenant;    /* needs one */
@@ -170,6 +172,7 @@ typedef struct {
 
     uint32_t                     slots_count;       /* every scope name of the operation has a slot */
     ngx_commerce_str_t          *slots;             /* names, for binding step results */
+    void                        *slot_names;        /* their hash: ngx_commerce_operation_slot() */
 
     uint32_t                     steps_count;
     ngx_commerce_step_t         *steps;
@@ -186,7 +189,7 @@ typedef bool (*ngx_commerce_native_known_pt)(ngx_commerce_str_t name);
 ngx_commerce_contract_t *ngx_commerce_contract_create(
     const ngx_commerce_alloc_t *alloc, ngx_commerce_native_known_pt known);
 
-/* Adds one bundle.  "file" is for messages.  "text" must outlive the contract. */
+/* Adds one bundle.  "file" is for messages; both it and "text" must outlive the contract. */
 
 ngx_commerce_rc_t ngx_commerce_contract_add(ngx_commerce_contract_t *contract,
     const char *file, const uint8_t *text, size_t len,

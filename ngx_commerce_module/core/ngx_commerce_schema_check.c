@@ -1,0 +1,948 @@
+/*
+ * The checker: runs a compiled schema over a value.
+ *
+ * What fits costs no allocation.  Violations are written only where they are
+ * wanted: alternatives of anyOf, oneOf and not are tried in silence.
+ */
+
+#include "ngx_commerce_schema_internal.h"
+#include "ngx_commerce_utf8.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+
+#define NGX_COMMERCE_MESSAGE_MAX  256
+
+/* Schemas tried for one document: alternatives within alternatives multiply. */
+
+#define NGX_COMMERCE_CHECK_BUDGET  200000
+
+
+typedef struct ngx_commerce_spot_s  ngx_commerce_spot_t;
+
+struct ngx_commerce_spot_s {
+    const ngx_commerce_spot_t    *up;
+    const ngx_commerce_str_t     *key;      /* NULL: an element */
+    uint32_t                      index;
+};
+
+
+typedef struct {
+    ngx_commerce_violations_t    *violations;   /* NULL: silent */
+    uint32_t                      budget;
+    bool                          nomem;
+} ngx_commerce_checking_t;
+
+
+static bool ngx_commerce_check(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *schema, const ngx_commerce_json_t *value,
+    const ngx_commerce_spot_t *spot);
+
+
+static size_t
+ngx_commerce_spot_len(const ngx_commerce_spot_t *spot)
+{
+    size_t  n;
+
+    for (n = 0; spot != NULL; spot = spot->up) {
+        n += 12 + (spot->key ? spot->key->len * 2 : 0);
+    }
+
+    return n;
+}
+
+
+static uint8_t *
+ngx_commerce_spot_write(const ngx_commerce_spot_t *spot, uint8_t *p)
+{
+    size_t   i;
+    uint8_t  c;
+
+    if (spot == NULL) {
+        return p;
+    }
+
+    p = ngx_commerce_spot_write(spot->up, p);
+    *p++ = '/';
+
+    if (spot->key == NULL) {
+        return p + sprintf((char *) p, "%u", spot->index);
+    }
+
+    for (i = 0; i < spot->key->len; i++) {
+        c = spot->key->data[i];
+
+        if (c == '~' || c == '/') {
+            *p++ = '~';
+            c = c == '~' ? '0' : '1';
+        }
+
+        *p++ = c;
+    }
+
+    return p;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_violation_add(ngx_commerce_violations_t *violations,
+    ngx_commerce_str_t pointer, const char *code, const char *format,
+    va_list args)
+{
+    int                        n;
+    char                       buf[NGX_COMMERCE_MESSAGE_MAX];
+    ngx_commerce_violation_t  *v;
+
+    if (violations->count == NGX_COMMERCE_VIOLATIONS_MAX) {
+        return NGX_COMMERCE_INVALID;
+    }
+
+    n = vsnprintf(buf, sizeof(buf), format, args);
+    /* a message that is cut must not end within a character */
+
+    if (n >= (int) sizeof(buf)) {
+        n = (int) sizeof(buf) - 1;
+
+        while ((buf[n] & 0xC0) == 0x80) {
+            n--;
+        }
+    }
+
+    v = &violations->list[violations->count];
+    v->pointer = pointer;
+    v->code = code;
+    v->message.len = (size_t) n;
+    v->message.data = violations->alloc->alloc(violations->alloc->ctx,
+                                               (size_t) n + 1);
+    if (v->message.data == NULL) {
+        return NGX_COMMERCE_NOMEM;
+    }
+
+    memcpy(v->message.data, buf, (size_t) n);
+    violations->count++;
+
+    return NGX_COMMERCE_INVALID;
+}
+
+
+ngx_commerce_rc_t
+ngx_commerce_violation(ngx_commerce_violations_t *violations,
+    ngx_commerce_str_t pointer, const char *code, const char *format, ...)
+{
+    va_list            args;
+    ngx_commerce_rc_t  rc;
+
+    va_start(args, format);
+    rc = ngx_commerce_violation_add(violations, pointer, code, format, args);
+    va_end(args);
+
+    return rc;
+}
+
+
+/* Always false, so that a check can return it. */
+
+__attribute__((format(printf, 4, 5)))
+static bool
+ngx_commerce_check_fail(ngx_commerce_checking_t *c,
+    const ngx_commerce_spot_t *spot, const char *code, const char *format, ...)
+{
+    va_list             args;
+    ngx_commerce_str_t  pointer;
+
+    if (c->violations == NULL
+        || c->violations->count == NGX_COMMERCE_VIOLATIONS_MAX)
+    {
+        return false;
+    }
+
+    pointer.data = c->violations->alloc->alloc(c->violations->alloc->ctx,
+                                               ngx_commerce_spot_len(spot) + 1);
+    if (pointer.data == NULL) {
+        c->nomem = true;
+        return false;
+    }
+
+    pointer.len = (size_t) (ngx_commerce_spot_write(spot, pointer.data)
+                            - pointer.data);
+
+    va_start(args, format);
+
+    if (ngx_commerce_violation_add(c->violations, pointer, code, format, args)
+        == NGX_COMMERCE_NOMEM)
+    {
+        c->nomem = true;
+    }
+
+    va_end(args);
+
+    return false;
+}
+
+
+static double
+ngx_commerce_json_real(const ngx_commerce_json_t *value)
+{
+    char  buf[72];
+
+    if (value->integer) {
+        return (double) value->number;
+    }
+
+    /* the reader lets no number above 64 characters pass */
+    snprintf(buf, sizeof(buf), "%.*s", (int) value->raw.len,
+             (char *) value->raw.data);
+
+    return strtod(buf, NULL);
+}
+
+
+static bool
+ngx_commerce_json_equal(const ngx_commerce_json_t *a,
+    const ngx_commerce_json_t *b)
+{
+    const ngx_commerce_json_t  *x, *y;
+
+    if (a->type != b->type) {
+        return false;
+    }
+
+    switch (a->type) {
+
+    case NGX_COMMERCE_JSON_NUMBER:
+        return ngx_commerce_json_real(a) == ngx_commerce_json_real(b);
+
+    case NGX_COMMERCE_JSON_STRING:
+        return a->text.len == b->text.len
+               && memcmp(a->text.data, b->text.data, a->text.len) == 0;
+
+    case NGX_COMMERCE_JSON_ARRAY:
+        for (x = a->child, y = b->child; x && y; x = x->next, y = y->next) {
+            if (!ngx_commerce_json_equal(x, y)) {
+                return false;
+            }
+        }
+
+        return x == NULL && y == NULL;
+
+    case NGX_COMMERCE_JSON_OBJECT:
+        if (a->count != b->count) {
+            return false;
+        }
+
+        for (x = a->child; x != NULL; x = x->next) {
+            y = ngx_commerce_json_get_n(b, x->key.data, x->key.len);
+
+            if (y == NULL || !ngx_commerce_json_equal(x, y)) {
+                return false;
+            }
+        }
+
+        return true;
+
+    default:
+        return true;
+    }
+}
+
+
+static uint32_t
+ngx_commerce_json_type(const ngx_commerce_json_t *value)
+{
+    static const uint32_t  types[] = {
+        NGX_COMMERCE_T_NULL, NGX_COMMERCE_T_BOOLEAN, NGX_COMMERCE_T_BOOLEAN,
+        NGX_COMMERCE_T_NUMBER, NGX_COMMERCE_T_STRING, NGX_COMMERCE_T_ARRAY,
+        NGX_COMMERCE_T_OBJECT
+    };
+
+    return value->integer ? NGX_COMMERCE_T_INTEGER : types[value->type];
+}
+
+
+static bool
+ngx_commerce_check_type(ngx_commerce_checking_t *c, uint32_t types,
+    const ngx_commerce_json_t *value, const ngx_commerce_spot_t *spot)
+{
+    char                text[128];
+    size_t              i, n;
+    uint32_t            left;
+    static const char  *names[] = { "null", "a boolean", "an integer",
+                                    "a number", "a string", "an array",
+                                    "an object" };
+
+    if (c->violations == NULL) {
+        return false;
+    }
+
+    if (value->type == NGX_COMMERCE_JSON_NUMBER
+        && (types & (NGX_COMMERCE_T_INTEGER|NGX_COMMERCE_T_NUMBER))
+           == NGX_COMMERCE_T_INTEGER)
+    {
+        return ngx_commerce_check_fail(c, spot, "type",
+                   "must be an integer without fraction and exponent, at most "
+                   "9007199254740991");
+    }
+
+    if (types & NGX_COMMERCE_T_NUMBER) {
+        types &= ~(uint32_t) NGX_COMMERCE_T_INTEGER;
+    }
+
+    for (i = 0, n = 0, left = types; i < 7; i++) {
+        if (!(types & (1U << i))) {
+            continue;
+        }
+
+        left &= ~(1U << i);
+        n += (size_t) snprintf(text + n, sizeof(text) - n, "%s%s",
+                               n == 0 ? "" : (left ? ", " : " or "), names[i]);
+    }
+
+    return ngx_commerce_check_fail(c, spot, "type", "must be %s", text);
+}
+
+
+static bool
+ngx_commerce_check_enum(ngx_commerce_checking_t *c,
+    const ngx_commerce_json_t *list, const ngx_commerce_json_t *value,
+    const ngx_commerce_spot_t *spot)
+{
+    char                        text[200];
+    size_t                      n;
+    const ngx_commerce_json_t  *item;
+
+    for (item = list->child; item != NULL; item = item->next) {
+        if (ngx_commerce_json_equal(item, value)) {
+            return true;
+        }
+    }
+
+    if (c->violations == NULL) {
+        return false;
+    }
+
+    for (n = 0, item = list->child; item != NULL; item = item->next) {
+        if (n + item->raw.len + 8 > sizeof(text)) {
+            n += (size_t) snprintf(text + n, sizeof(text) - n, ", …");
+            break;
+        }
+
+        n += (size_t) snprintf(text + n, sizeof(text) - n, "%s%.*s",
+                               n ? ", " : "", (int) item->raw.len,
+                               (char *) item->raw.data);
+    }
+
+    return ngx_commerce_check_fail(c, spot, "enum", "must be one of %s", text);
+}
+
+
+/* -1, 0, 1: a value against a bound, exact where both are integers. */
+
+static int
+ngx_commerce_check_compare(const ngx_commerce_json_t *value,
+    const ngx_commerce_bound_t *bound)
+{
+    double  real;
+
+    if (value->integer && bound->value->integer) {
+        return (value->number > bound->value->number)
+               - (value->number < bound->value->number);
+    }
+
+    real = ngx_commerce_json_real(value);
+
+    return (real > bound->real) - (real < bound->real);
+}
+
+
+static bool
+ngx_commerce_check_number(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *s, const ngx_commerce_json_t *value,
+    const ngx_commerce_spot_t *spot)
+{
+#define ngx_commerce_check_bound(bound, wrong, code, words)                   \
+    if (s->bound.value != NULL                                                \
+        && ngx_commerce_check_compare(value, &s->bound) wrong)                \
+    {                                                                         \
+        return ngx_commerce_check_fail(c, spot, code, "must be " words        \
+                   " %.*s", (int) s->bound.value->raw.len,                    \
+                   (char *) s->bound.value->raw.data);                        \
+    }
+
+    ngx_commerce_check_bound(minimum, < 0, "minimum", "at least")
+    ngx_commerce_check_bound(maximum, > 0, "maximum", "at most")
+    ngx_commerce_check_bound(above, <= 0, "minimum", "greater than")
+    ngx_commerce_check_bound(below, >= 0, "maximum", "less than")
+
+#undef ngx_commerce_check_bound
+
+    if (s->multiple != 0
+        && (!value->integer || value->number % s->multiple != 0))
+    {
+        return ngx_commerce_check_fail(c, spot, "multiple-of",
+                   "must be a multiple of %lld", (long long) s->multiple);
+    }
+
+    if (s->int32 && value->integer
+        && (value->number > INT32_MAX || value->number < INT32_MIN))
+    {
+        return ngx_commerce_check_fail(c, spot,
+                   value->number > 0 ? "maximum" : "minimum",
+                   value->number > 0 ? "must be at most 2147483647"
+                                     : "must be at least -2147483648");
+    }
+
+    return true;
+}
+
+
+static const char *
+ngx_commerce_plural(uint32_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+
+static bool
+ngx_commerce_check_string(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *s, const ngx_commerce_str_t *text,
+    const ngx_commerce_spot_t *spot)
+{
+    size_t       n;
+    const char  *wrong;
+
+    /* a string of n bytes has between n / 4 and n characters */
+
+    if (s->min_length > text->len / 4 || s->max_length < text->len) {
+        n = ngx_commerce_utf8_length(text->data, text->len);
+
+        if (n < s->min_length) {
+            if (n == 0 && s->min_length == 1) {
+                return ngx_commerce_check_fail(c, spot, "min-length",
+                                               "must not be empty");
+            }
+
+            return ngx_commerce_check_fail(c, spot, "min-length",
+                       "must have at least %u character%s", s->min_length,
+                       ngx_commerce_plural(s->min_length));
+        }
+
+        if (n > s->max_length) {
+            return ngx_commerce_check_fail(c, spot, "max-length",
+                       "must have at most %u character%s", s->max_length,
+                       ngx_commerce_plural(s->max_length));
+        }
+    }
+
+    if (s->format != NULL) {
+        wrong = s->format(text->data, text->len);
+
+        if (wrong != NULL) {
+            return ngx_commerce_check_fail(c, spot, "format", "%s", wrong);
+        }
+    }
+
+    if (s->pattern != NULL
+        && !ngx_commerce_pattern_match(s->pattern, text->data, text->len))
+    {
+        return ngx_commerce_check_fail(c, spot, "pattern",
+                   "must match the pattern %.*s", (int) s->pattern_text.len,
+                   (char *) s->pattern_text.data);
+    }
+
+    return true;
+}
+
+
+/* Equal values have equal marks. */
+
+static uint32_t
+ngx_commerce_check_mark(const ngx_commerce_json_t *value)
+{
+    double                      real;
+    uint32_t                    h;
+    const uint8_t              *p;
+    size_t                      n;
+    const ngx_commerce_json_t  *child;
+
+    h = 2166136261U ^ value->type;
+    p = NULL;
+    n = 0;
+
+    if (value->type == NGX_COMMERCE_JSON_NUMBER) {
+        real = ngx_commerce_json_real(value) + 0.0;     /* -0 is 0 */
+        p = (const uint8_t *) &real;
+        n = sizeof(real);
+
+    } else if (value->type == NGX_COMMERCE_JSON_STRING) {
+        p = value->text.data;
+        n = value->text.len;
+    }
+
+    while (n--) {
+        h = (h ^ *p++) * 16777619U;
+    }
+
+    /* the order of members does not matter */
+    for (child = value->child; child != NULL; child = child->next) {
+        h += ngx_commerce_check_mark(child);
+    }
+
+    return h;
+}
+
+
+static bool
+ngx_commerce_check_unique(ngx_commerce_checking_t *c,
+    const ngx_commerce_json_t *array, const ngx_commerce_spot_t *spot)
+{
+    bool                         unique;
+    uint32_t                     i, k, *marks;
+    const ngx_commerce_json_t   *a, *b;
+
+    marks = malloc((array->count + 1) * sizeof(uint32_t));
+    if (marks == NULL) {
+        c->nomem = true;
+        return false;
+    }
+
+    unique = true;
+
+    for (a = array->child, i = 0; a != NULL && unique; a = a->next, i++) {
+        marks[i] = ngx_commerce_check_mark(a);
+
+        for (b = array->child, k = 0; k < i; b = b->next, k++) {
+            if (marks[k] == marks[i] && ngx_commerce_json_equal(a, b)) {
+                unique = false;
+                break;
+            }
+        }
+    }
+
+    free(marks);
+
+    return unique || ngx_commerce_check_fail(c, spot, "unique",
+                                             "must not hold equal elements");
+}
+
+
+static bool
+ngx_commerce_check_array(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *s, const ngx_commerce_json_t *value,
+    const ngx_commerce_spot_t *up)
+{
+    bool                          ok;
+    ngx_commerce_spot_t           spot;
+    const ngx_commerce_json_t    *item;
+    const ngx_commerce_schema_t  *schema;
+
+    if (value->count < s->min_items) {
+        return ngx_commerce_check_fail(c, up, "min-items",
+                   "must have at least %u element%s", s->min_items,
+                   ngx_commerce_plural(s->min_items));
+    }
+
+    if (value->count > s->max_items) {
+        return ngx_commerce_check_fail(c, up, "max-items",
+                   "must have at most %u element%s", s->max_items,
+                   ngx_commerce_plural(s->max_items));
+    }
+
+    ok = true;
+    spot.up = up;
+    spot.key = NULL;
+    spot.index = 0;
+
+    for (item = value->child; item != NULL; item = item->next, spot.index++) {
+        schema = spot.index < s->prefix.count ? s->prefix.list[spot.index]
+                                              : s->items;
+
+        if (schema != NULL && !ngx_commerce_check(c, schema, item, &spot)) {
+            ok = false;
+
+            if (c->violations == NULL) {
+                return false;
+            }
+        }
+    }
+
+    if (ok && s->unique && value->count > 1) {
+        ok = ngx_commerce_check_unique(c, value, up);
+    }
+
+    return ok;
+}
+
+
+/* True when a patternProperties of the schema or of one of its parts fits. */
+
+static bool
+ngx_commerce_check_patterned(const ngx_commerce_schema_t *s,
+    const ngx_commerce_str_t *key)
+{
+    uint32_t                       i, k;
+    const ngx_commerce_schemas_t  *lists[3];
+
+    for (i = 0; i < s->patterns_count; i++) {
+        if (ngx_commerce_pattern_match(s->patterns[i].pattern, key->data,
+                                       key->len))
+        {
+            return true;
+        }
+    }
+
+    if (s->ref != NULL && ngx_commerce_check_patterned(s->ref, key)) {
+        return true;
+    }
+
+    lists[0] = &s->all;
+    lists[1] = &s->any;
+    lists[2] = &s->one;
+
+    for (k = 0; k < 3; k++) {
+        for (i = 0; i < lists[k]->count; i++) {
+            if (ngx_commerce_check_patterned(lists[k]->list[i], key)) {
+                return true;
+            }
+        }
+    }
+
+    return false;
+}
+
+
+static bool
+ngx_commerce_check_unknown(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *s, const ngx_commerce_spot_t *spot)
+{
+    char       text[180];
+    size_t     n;
+    uint32_t   i;
+
+    if (c->violations == NULL) {
+        return false;
+    }
+
+    for (i = 0, n = 0; i < s->known.count; i++) {
+        if (n + s->known.names[i].len + 8 > sizeof(text)) {
+            n += (size_t) snprintf(text + n, sizeof(text) - n, ", …");
+            break;
+        }
+
+        n += (size_t) snprintf(text + n, sizeof(text) - n, "%s%.*s",
+                               n ? ", " : "", (int) s->known.names[i].len,
+                               (char *) s->known.names[i].data);
+    }
+
+    if (n == 0) {
+        return ngx_commerce_check_fail(c, spot, "unknown-member",
+                   "is not known here; the object has no members");
+    }
+
+    return ngx_commerce_check_fail(c, spot, "unknown-member",
+               "is not known here; members are %s", text);
+}
+
+
+static bool
+ngx_commerce_check_member(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *s, const ngx_commerce_json_t *member,
+    uint32_t *required, const ngx_commerce_spot_t *spot)
+{
+    bool      ok, known;
+    int32_t   n;
+    uint32_t  i;
+
+    ok = true;
+    known = false;
+
+    n = ngx_commerce_names_find(&s->properties, member->key.data,
+                                member->key.len);
+    if (n >= 0) {
+        *required += s->property_required[n];
+
+        if (s->property[n] != NULL) {
+            known = true;
+            ok = ngx_commerce_check(c, s->property[n], member, spot);
+        }
+    }
+
+    for (i = 0; i < s->patterns_count; i++) {
+        if (ngx_commerce_pattern_match(s->patterns[i].pattern,
+                                       member->key.data, member->key.len))
+        {
+            known = true;
+            ok &= ngx_commerce_check(c, s->patterns[i].schema, member, spot);
+        }
+    }
+
+    if (known || s->members == NGX_COMMERCE_MEMBERS_OPEN
+        || ngx_commerce_names_find(&s->known, member->key.data,
+                                   member->key.len) >= 0
+        || ngx_commerce_check_patterned(s, &member->key))
+    {
+        return ok;
+    }
+
+    if (s->members == NGX_COMMERCE_MEMBERS_SCHEMA) {
+        return ngx_commerce_check(c, s->additional, member, spot) && ok;
+    }
+
+    return ngx_commerce_check_unknown(c, s, spot);
+}
+
+
+static bool
+ngx_commerce_check_object(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *s, const ngx_commerce_json_t *value,
+    const ngx_commerce_spot_t *up)
+{
+    bool                          ok;
+    uint32_t                      i, required;
+    ngx_commerce_str_t           *name;
+    ngx_commerce_spot_t           spot;
+    const ngx_commerce_json_t    *member;
+
+    ok = true;
+    required = 0;
+
+    spot.up = up;
+    spot.index = 0;
+
+    for (member = value->child; member != NULL; member = member->next) {
+        spot.key = &member->key;
+
+        if (!ngx_commerce_check_member(c, s, member, &required, &spot)) {
+            ok = false;
+
+            if (c->violations == NULL) {
+                return false;
+            }
+        }
+    }
+
+    for (i = 0; required < s->required_count && i < s->properties.count; i++) {
+        name = &s->properties.names[i];
+
+        if (s->property_required[i]
+            && ngx_commerce_json_get_n(value, name->data, name->len) == NULL)
+        {
+            spot.key = name;
+            required++;
+            ok = ngx_commerce_check_fail(c, &spot, "required", "is required");
+        }
+    }
+
+    if (value->count < s->min_members) {
+        return ngx_commerce_check_fail(c, up, "min-properties",
+                   "must have at least %u member%s", s->min_members,
+                   ngx_commerce_plural(s->min_members));
+    }
+
+    if (value->count > s->max_members) {
+        return ngx_commerce_check_fail(c, up, "max-properties",
+                   "must have at most %u member%s", s->max_members,
+                   ngx_commerce_plural(s->max_members));
+    }
+
+    return ok;
+}
+
+
+/* How many of the schemas fit; stops at "enough". */
+
+static uint32_t
+ngx_commerce_check_fitting(ngx_commerce_checking_t *c,
+    const ngx_commerce_schemas_t *schemas, const ngx_commerce_json_t *value,
+    uint32_t enough)
+{
+    uint32_t                    i, n;
+    ngx_commerce_violations_t  *violations;
+
+    violations = c->violations;
+    c->violations = NULL;
+
+    for (i = 0, n = 0; i < schemas->count && n < enough; i++) {
+        n += ngx_commerce_check(c, schemas->list[i], value, NULL);
+    }
+
+    c->violations = violations;
+
+    return n;
+}
+
+
+/*
+ * Nothing fits.  When just one alternative is of the value's type (the other
+ * one is null, mostly), what is wrong by it is the better message.
+ */
+
+static bool
+ngx_commerce_check_none(ngx_commerce_checking_t *c,
+    const ngx_commerce_schemas_t *schemas, const ngx_commerce_json_t *value,
+    const ngx_commerce_spot_t *spot, const char *code)
+{
+    uint32_t                      i, types;
+    const ngx_commerce_schema_t  *only;
+
+    if (c->violations == NULL) {
+        return false;
+    }
+
+    for (i = 0, only = NULL; i < schemas->count; i++) {
+        types = ngx_commerce_schema_types(schemas->list[i]);
+
+        if (types & ngx_commerce_json_type(value)) {
+            if (only != NULL) {
+                only = NULL;
+                break;
+            }
+
+            only = schemas->list[i];
+        }
+    }
+
+    if (only != NULL) {
+        return ngx_commerce_check(c, only, value, spot);
+    }
+
+    return ngx_commerce_check_fail(c, spot, code,
+                                   "must have one of the %u allowed forms",
+                                   schemas->count);
+}
+
+
+static bool
+ngx_commerce_check_parts(ngx_commerce_checking_t *c,
+    const ngx_commerce_schema_t *s, const ngx_commerce_json_t *value,
+    const ngx_commerce_spot_t *spot)
+{
+    bool                    ok;
+    uint32_t                i, n;
+    ngx_commerce_schemas_t  not;
+
+    ok = s->ref == NULL || ngx_commerce_check(c, s->ref, value, spot);
+
+    for (i = 0; i < s->all.count; i++) {
+        ok &= ngx_commerce_check(c, s->all.list[i], value, spot);
+    }
+
+    if (s->any.count != 0
+        && ngx_commerce_check_fitting(c, &s->any, value, 1) == 0)
+    {
+        ok = ngx_commerce_check_none(c, &s->any, value, spot, "any-of");
+    }
+
+    if (s->one.count != 0) {
+        n = ngx_commerce_check_fitting(c, &s->one, value, 2);
+
+        if (n == 0) {
+            ok = ngx_commerce_check_none(c, &s->one, value, spot, "one-of");
+
+        } else if (n > 1) {
+            ok = ngx_commerce_check_fail(c, spot, "one-of",
+                       "must have only one of the %u allowed forms",
+                       s->one.count);
+        }
+    }
+
+    if (s->not != NULL) {
+        not.list = (ngx_commerce_schema_t **) &s->not;
+        not.count = 1;
+
+        if (ngx_commerce_check_fitting(c, &not, value, 1) != 0) {
+            ok = ngx_commerce_check_fail(c, spot, "not",
+                                         "must not have this form");
+        }
+    }
+
+    return ok;
+}
+
+
+static bool
+ngx_commerce_check(ngx_commerce_checking_t *c, const ngx_commerce_schema_t *s,
+    const ngx_commerce_json_t *value, const ngx_commerce_spot_t *spot)
+{
+    bool  ok;
+
+    if (c->budget == 0) {
+        return ngx_commerce_check_fail(c, spot, "too-complex",
+                                       "takes too long to check");
+    }
+
+    c->budget--;
+
+    if (s->never) {
+        return ngx_commerce_check_fail(c, spot, "unknown-member",
+                                       "must be absent");
+    }
+
+    if (!(s->types & ngx_commerce_json_type(value))) {
+        return ngx_commerce_check_type(c, s->types, value, spot);
+    }
+
+    if (s->enumeration != NULL
+        && !ngx_commerce_check_enum(c, s->enumeration, value, spot))
+    {
+        return false;
+    }
+
+    if (s->constant != NULL && !ngx_commerce_json_equal(s->constant, value)) {
+        return ngx_commerce_check_fail(c, spot, "const", "must be %.*s",
+                   (int) s->constant->raw.len, (char *) s->constant->raw.data);
+    }
+
+    switch (value->type) {
+
+    case NGX_COMMERCE_JSON_NUMBER:
+        ok = ngx_commerce_check_number(c, s, value, spot);
+        break;
+
+    case NGX_COMMERCE_JSON_STRING:
+        ok = ngx_commerce_check_string(c, s, &value->text, spot);
+        break;
+
+    case NGX_COMMERCE_JSON_ARRAY:
+        ok = ngx_commerce_check_array(c, s, value, spot);
+        break;
+
+    case NGX_COMMERCE_JSON_OBJECT:
+        ok = ngx_commerce_check_object(c, s, value, spot);
+        break;
+
+    default:
+        ok = true;
+    }
+
+    if (s->ref != NULL || s->all.count != 0 || s->any.count != 0
+        || s->one.count != 0 || s->not != NULL)
+    {
+        ok = ngx_commerce_check_parts(c, s, value, spot) && ok;
+    }
+
+    return ok;
+}
+
+
+ngx_commerce_rc_t
+ngx_commerce_schema_check(const ngx_commerce_schema_t *schema,
+    const ngx_commerce_json_t *value, ngx_commerce_violations_t *violations)
+{
+    bool                     ok;
+    ngx_commerce_checking_t  c;
+
+    c.violations = violations;
+    c.budget = NGX_COMMERCE_CHECK_BUDGET;
+    c.nomem = false;
+
+    ok = ngx_commerce_check(&c, schema, value, NULL);
+
+    if (c.nomem) {
+        return NGX_COMMERCE_NOMEM;
+    }
+
+    return ok ? NGX_COMMERCE_OK : NGX_COMMERCE_INVALID;
+}
