@@ -31,7 +31,7 @@ $$;
 --
 -- The arrays are parallel, one element a line.  available: what can be promised now, NULL when stock does not limit it;
 -- advice only, the checkout decides again under the row locks.  missing: variants that are not for sale (any more), left out of
--- the arrays and of every sum.
+-- the arrays and of every sum.  thresholds: the levels at which somebody wants to be told.
 CREATE OR REPLACE FUNCTION domain.price_lines(
     lines jsonb,
     OUT variant_ids   bigint[],
@@ -52,7 +52,8 @@ CREATE OR REPLACE FUNCTION domain.price_lines(
     OUT discount      bigint,
     OUT tax           bigint,
     OUT shipping      bigint,
-    OUT total         bigint)
+    OUT total         bigint,
+    OUT thresholds    int[])
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     tenant    bigint := domain.tenant_id();
@@ -75,15 +76,16 @@ BEGIN
            array_agg(x.sku), array_agg(x.name), array_agg(x.slug), array_agg(x.image),
            array_agg(x.unit_amount), array_agg(x.unit_amount * x.quantity),
            array_agg(domain.tax_for_line(x.unit_amount * x.quantity, setting.tax_rate_bp, setting.tax_inclusive)),
-           array_agg(x.available)
-      INTO variant_ids, product_ids, quantities, skus, names, slugs, images, unit_amounts, line_amounts, tax_amounts, available
+           array_agg(x.available), array_agg(x.low_stock_threshold)
+      INTO variant_ids, product_ids, quantities, skus, names, slugs, images, unit_amounts, line_amounts, tax_amounts, available,
+           thresholds
       FROM (SELECT l.variant_id, l.quantity, v.*
               FROM (SELECT e.variant_id, sum(e.quantity)::bigint AS quantity, min(e.place) AS place
                       FROM ROWS FROM (jsonb_to_recordset(lines) AS (variant_id bigint, quantity int))
                            WITH ORDINALITY AS e (variant_id, quantity, place)
                      GROUP BY e.variant_id) l
              CROSS JOIN LATERAL (
-                   SELECT v.product_id, v.sku, p.name, p.slug, coalesce(v.image, p.image) AS image,
+                   SELECT v.product_id, v.sku, p.low_stock_threshold, p.name || coalesce(' - ' || v.name, '') AS name, p.slug, coalesce(v.image, p.image) AS image,
                           coalesce(v.sale_amount, v.price_amount) AS unit_amount,
                           (SELECT CASE WHEN bool_or(s.allow_backorder OR NOT s.track_stock) THEN NULL
                                        ELSE coalesce(sum(greatest(s.on_hand - s.reserved, 0)), 0) END
@@ -95,6 +97,12 @@ BEGIN
                       AND v.deleted_at IS NULL AND p.deleted_at IS NULL AND p.status = 'active'
                    OFFSET 0) v
              ORDER BY l.place) x;
+
+    IF cardinality(variant_ids) IS DISTINCT FROM jsonb_array_length(lines) THEN
+        SELECT array_agg(DISTINCT l.variant_id ORDER BY l.variant_id) INTO missing
+          FROM jsonb_to_recordset(lines) AS l (variant_id bigint)
+         WHERE l.variant_id <> ALL (coalesce(variant_ids, '{}'));
+    END IF;
 
     subtotal := coalesce((SELECT sum(a) FROM unnest(line_amounts) a), 0);
     discount := 0;

@@ -1,0 +1,189 @@
+-- Stock: every change of shop.stock.on_hand goes through here and leaves a movement.
+--
+-- Rows are locked in one order, (variant, location), by everybody: orders, cancellations, staff and imports.  Callers take
+-- them last in their transaction.
+
+
+-- Refuses, naming each line that asks for more than there is.  The arrays are parallel; available NULL: no limit.
+CREATE OR REPLACE FUNCTION domain.fail_out_of_stock(variant_ids bigint[], quantities bigint[], available bigint[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    short  jsonb;
+BEGIN
+    SELECT jsonb_agg(jsonb_build_object('variant_id', l.variant_id, 'requested', l.quantity, 'available', l.available)
+                     ORDER BY l.place)
+      INTO short
+      FROM ROWS FROM (unnest(variant_ids), unnest(quantities), unnest(available))
+           WITH ORDINALITY AS l (variant_id, quantity, available, place)
+     WHERE l.available < l.quantity;
+
+    PERFORM domain.fail(409, 'out-of-stock',
+                        CASE WHEN jsonb_array_length(short) = 1
+                             THEN format('Only %s left of variant %s.', short -> 0 -> 'available', short -> 0 -> 'variant_id')
+                             ELSE format('%s lines ask for more than there is.', jsonb_array_length(short)) END,
+                        jsonb_build_object('available', short -> 0 -> 'available', 'lines', short));
+END
+$$;
+
+
+-- Tells once that a variant has come down to its product's threshold: from above it to it or below.
+CREATE OR REPLACE FUNCTION domain.stock_low(variant_id bigint, stock bigint, threshold int)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM domain.emit('inventory-events', 'InventoryLow', 'variant', variant_id::text, jsonb_build_object(
+        'variant_id', v.id, 'product_id', v.product_id, 'sku', v.sku, 'stock', stock_low.stock,
+        'low_stock_threshold', threshold, 'timestamp', domain.ts(now())))
+       FROM shop.variant v
+      WHERE v.tenant_id = domain.tenant_id() AND v.id = stock_low.variant_id;
+END
+$$;
+
+
+-- Takes stock for an order, all lines or none: locks, checks and decrements; 409 out-of-stock otherwise.  Lines are filled from
+-- locations by their id; what is missing may be owed by one that allows backorders.  Variants must be distinct; the arrays are
+-- parallel.
+CREATE OR REPLACE FUNCTION domain.stock_take(order_id uuid, variant_ids bigint[], quantities bigint[], thresholds int[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    tenant     bigint := domain.tenant_id();
+    lines      int := cardinality(variant_ids);
+    s          record;
+    place      int;
+    k          int;
+    free       bigint;
+    n          bigint;
+    -- by line: still to be found, free before, the location that may owe, counted at all
+    wanted     bigint[] := quantities;
+    before     bigint[] := array_fill(0::bigint, ARRAY[lines]);
+    lenders    bigint[] := array_fill(NULL::bigint, ARRAY[lines]);
+    counted    boolean[] := array_fill(true, ARRAY[lines]);
+    -- by row to change
+    variants   bigint[] := '{}';
+    locations  bigint[] := '{}';
+    deltas     int[] := '{}';
+BEGIN
+    FOR s IN
+        SELECT l.variant_id, l.location_id, l.on_hand, l.reserved, l.allow_backorder, l.track_stock
+          FROM shop.stock l
+         WHERE l.tenant_id = tenant AND l.variant_id = ANY (variant_ids)
+         ORDER BY l.variant_id, l.location_id
+           FOR UPDATE
+    LOOP
+        place := array_position(variant_ids, s.variant_id);
+
+        IF NOT s.track_stock THEN
+            counted[place] := false;
+        ELSE
+            free := s.on_hand - s.reserved;
+            IF s.allow_backorder AND lenders[place] IS NULL THEN
+                lenders[place] := s.location_id;
+            END IF;
+            IF free > 0 THEN
+                before[place] := before[place] + free;
+                n := least(wanted[place], free);
+                IF n > 0 THEN
+                    variants := variants || s.variant_id;
+                    locations := locations || s.location_id;
+                    deltas := deltas || n::int;
+                    wanted[place] := wanted[place] - n;
+                END IF;
+            END IF;
+        END IF;
+    END LOOP;
+
+    FOR place IN 1 .. lines LOOP
+        CONTINUE WHEN wanted[place] = 0 OR NOT counted[place];
+
+        IF lenders[place] IS NULL THEN
+            PERFORM domain.fail_out_of_stock(variant_ids, quantities,
+                (SELECT array_agg(CASE WHEN x.counted THEN x.before ELSE x.quantity END ORDER BY x.place)
+                   FROM ROWS FROM (unnest(before), unnest(counted), unnest(quantities))
+                        WITH ORDINALITY AS x (before, counted, quantity, place)));
+        END IF;
+
+        k := (SELECT x.k
+                FROM ROWS FROM (unnest(variants), unnest(locations)) WITH ORDINALITY AS x (variant_id, location_id, k)
+               WHERE x.variant_id = variant_ids[place] AND x.location_id = lenders[place]);
+        IF k IS NULL THEN
+            variants := variants || variant_ids[place];
+            locations := locations || lenders[place];
+            deltas := deltas || wanted[place]::int;
+        ELSE
+            deltas[k] := deltas[k] + wanted[place]::int;
+        END IF;
+    END LOOP;
+
+    IF variants = '{}' THEN
+        RETURN;
+    END IF;
+
+    -- the condition holds, the rows are locked; it is here because here nobody can forget it
+    WITH taken AS (
+        UPDATE shop.stock l
+           SET on_hand = l.on_hand - d.delta, version = l.version + 1, updated_at = now()
+          FROM unnest(variants, locations, deltas) AS d (variant_id, location_id, delta)
+         WHERE l.tenant_id = tenant AND l.variant_id = d.variant_id AND l.location_id = d.location_id
+           AND (l.on_hand - l.reserved >= d.delta OR l.allow_backorder)
+        RETURNING l.variant_id, l.location_id, d.delta, l.on_hand
+    )
+    INSERT INTO shop.stock_movement (tenant_id, variant_id, location_id, delta, on_hand, reason, order_id, actor)
+    SELECT tenant, t.variant_id, t.location_id, - t.delta, t.on_hand, 'sale', stock_take.order_id, domain.principal()
+      FROM taken t;
+
+    GET DIAGNOSTICS k = ROW_COUNT;
+    IF k <> cardinality(variants) THEN
+        RAISE EXCEPTION 'stock_take: % of % rows changed under their lock', k, cardinality(variants);
+    END IF;
+
+    FOR place IN 1 .. lines LOOP
+        IF before[place] > thresholds[place] AND before[place] - quantities[place] <= thresholds[place] AND counted[place] THEN
+            PERFORM domain.stock_low(variant_ids[place], greatest(before[place] - quantities[place], 0), thresholds[place]);
+        END IF;
+    END LOOP;
+
+    PERFORM domain.stock_changed(variant_ids);
+END
+$$;
+
+
+-- Gives back what an order took, as its movements say.  A second call for the same order gives nothing: the movements of the first
+-- balance it, and their unique index would refuse.  Returns the variants.
+CREATE OR REPLACE FUNCTION domain.stock_return(order_id uuid)
+RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    tenant    bigint := domain.tenant_id();
+    variants  bigint[];
+BEGIN
+    PERFORM FROM shop.stock l
+      WHERE l.tenant_id = tenant
+        AND (l.variant_id, l.location_id) IN (SELECT m.variant_id, m.location_id
+                                                FROM shop.stock_movement m
+                                               WHERE m.tenant_id = tenant AND m.order_id = stock_return.order_id)
+      ORDER BY l.variant_id, l.location_id
+        FOR UPDATE;
+
+    WITH returned AS (
+        UPDATE shop.stock l
+           SET on_hand = l.on_hand + d.delta, version = l.version + 1, updated_at = now()
+          FROM (SELECT m.variant_id, m.location_id, - sum(m.delta)::int AS delta
+                  FROM shop.stock_movement m
+                 WHERE m.tenant_id = tenant AND m.order_id = stock_return.order_id
+                 GROUP BY m.variant_id, m.location_id
+                HAVING sum(m.delta) <> 0) d
+         WHERE l.tenant_id = tenant AND l.variant_id = d.variant_id AND l.location_id = d.location_id
+        RETURNING l.variant_id, l.location_id, d.delta, l.on_hand
+    ), moved AS (
+        INSERT INTO shop.stock_movement (tenant_id, variant_id, location_id, delta, on_hand, reason, order_id, actor)
+        SELECT tenant, r.variant_id, r.location_id, r.delta, r.on_hand, 'cancellation', stock_return.order_id,
+               domain.principal()
+          FROM returned r
+        RETURNING variant_id
+    )
+    SELECT array_agg(DISTINCT m.variant_id) INTO variants FROM moved m;
+
+    IF variants IS NOT NULL THEN
+        PERFORM domain.stock_changed(variants);
+    END IF;
+    RETURN coalesce(variants, '{}');
+END
+$$;
