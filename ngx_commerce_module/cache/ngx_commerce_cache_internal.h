@@ -31,7 +31,6 @@ typedef struct {
 ngx_int_t ngx_commerce_tenant_init_zone(ngx_shm_zone_t *zone, void *data);
 void ngx_commerce_tenant_init(ngx_commerce_tenants_sh_t *sh,
     ngx_slab_pool_t *shpool, ngx_log_t *log);
-void ngx_commerce_tenant_exit(void);
 
 /* columns: as_of (microseconds), id, slug, currency, status, settings, hosts */
 ngx_int_t ngx_commerce_tenant_publish(const PGresult *result, ngx_log_t *log);
@@ -40,7 +39,6 @@ ngx_int_t ngx_commerce_tenant_publish(const PGresult *result, ngx_log_t *log);
 /* ngx_commerce_snapshot.c: asks PostgreSQL for it */
 
 void ngx_commerce_snapshot_init(ngx_commerce_pg_stmt_t *stmt, ngx_log_t *log);
-void ngx_commerce_snapshot_exit(void);
 
 
 #endif /* NGX_COMMERCE_CACHE_INTERNAL_H */

@@ -23,7 +23,6 @@ typedef struct {
 static void *ngx_commerce_cache_create_main_conf(ngx_conf_t *cf);
 static ngx_int_t ngx_commerce_cache_init(ngx_conf_t *cf);
 static ngx_int_t ngx_commerce_cache_init_process(ngx_cycle_t *cycle);
-static void ngx_commerce_cache_exit_process(ngx_cycle_t *cycle);
 static char *ngx_commerce_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_commerce_cache_init_zone(ngx_shm_zone_t *zone,
@@ -76,7 +75,7 @@ ngx_module_t  ngx_commerce_cache_module = {
     ngx_commerce_cache_init_process,       /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
-    ngx_commerce_cache_exit_process,       /* exit process */
+    NULL,                                  /* exit process */
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
@@ -291,14 +290,6 @@ ngx_commerce_cache_init_process(ngx_cycle_t *cycle)
                               ngx_commerce_cache_notify);
 
     return NGX_OK;
-}
-
-
-static void
-ngx_commerce_cache_exit_process(ngx_cycle_t *cycle)
-{
-    ngx_commerce_snapshot_exit();
-    ngx_commerce_tenant_exit();
 }
 
 

@@ -53,20 +53,6 @@ ngx_commerce_snapshot_init(ngx_commerce_pg_stmt_t *stmt, ngx_log_t *log)
 }
 
 
-void
-ngx_commerce_snapshot_exit(void)
-{
-    if (ngx_commerce_snapshot.retry.timer_set) {
-        ngx_del_timer(&ngx_commerce_snapshot.retry);
-    }
-
-    if (ngx_commerce_snapshot.op) {
-        ngx_commerce_pg_detach(ngx_commerce_snapshot.op);
-        ngx_commerce_snapshot.op = NULL;
-    }
-}
-
-
 static void
 ngx_commerce_snapshot_notify(ngx_str_t *channel, ngx_str_t *payload)
 {
@@ -163,6 +149,10 @@ ngx_commerce_snapshot_done(ngx_commerce_pg_op_t *op,
 static void
 ngx_commerce_snapshot_later(const char *why)
 {
+    if (ngx_exiting || ngx_terminate || ngx_quit) {
+        return;
+    }
+
     ngx_log_error(NGX_LOG_WARN, ngx_commerce_snapshot.log, 0,
                   "the list of tenants could not be read, again in %M ms: %s",
                   ngx_commerce_snapshot.delay, why);

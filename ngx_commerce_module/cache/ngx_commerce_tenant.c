@@ -568,18 +568,3 @@ ngx_commerce_tenant_init(ngx_commerce_tenants_sh_t *sh,
     ngx_commerce_tenants_shpool = shpool;
     ngx_commerce_tenants_log = log;
 }
-
-
-void
-ngx_commerce_tenant_exit(void)
-{
-    if (ngx_commerce_tenants.pool) {
-        ngx_destroy_pool(ngx_commerce_tenants.pool);
-    }
-
-    if (ngx_commerce_tenants.previous) {
-        ngx_destroy_pool(ngx_commerce_tenants.previous);
-    }
-
-    ngx_memzero(&ngx_commerce_tenants, sizeof(ngx_commerce_tenants_t));
-}

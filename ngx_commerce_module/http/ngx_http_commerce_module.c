@@ -3,6 +3,7 @@
  */
 
 #include "ngx_commerce_http.h"
+#include "ngx_commerce_health.h"
 
 
 static void *ngx_commerce_create_main_conf(ngx_conf_t *cf);
@@ -11,6 +12,7 @@ static char *ngx_commerce_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_commerce_add_variables(ngx_conf_t *cf);
 static ngx_int_t ngx_commerce_postconfiguration(ngx_conf_t *cf);
+static ngx_int_t ngx_commerce_init_process(ngx_cycle_t *cycle);
 
 static char *ngx_commerce_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 static char *ngx_commerce_problem_page(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -133,7 +135,7 @@ ngx_module_t  ngx_http_commerce_module = {
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
     NULL,                                  /* init module */
-    NULL,                                  /* init process */
+    ngx_commerce_init_process,             /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -413,6 +415,10 @@ ngx_commerce_postconfiguration(ngx_conf_t *cf)
 
     mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_commerce_module);
 
+    if (ngx_commerce_health_register(cf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     if (mcf->environment.len == 0) {
         ngx_str_set(&mcf->environment, "development");
     }
@@ -475,6 +481,18 @@ ngx_commerce_postconfiguration(ngx_conf_t *cf)
     }
 
     return ngx_commerce_auth_secret(cf, "cursor", mcf->cursor_key);
+}
+
+
+static ngx_int_t
+ngx_commerce_init_process(ngx_cycle_t *cycle)
+{
+    if (ngx_process == NGX_PROCESS_WORKER || ngx_process == NGX_PROCESS_SINGLE)
+    {
+        ngx_commerce_health_init(cycle);
+    }
+
+    return NGX_OK;
 }
 
 
