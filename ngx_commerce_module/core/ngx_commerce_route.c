@@ -4,7 +4,7 @@
  *
  * A literal segment wins over a parameter; where it leads nowhere the
  * parameter is tried.  The path alone decides, then the method: a path that
- * exists answers 405 to a method that it lacks.
+ * exists answers 405 to a method that it lacks.  "/" is the root itself.
  */
 
 #include "ngx_commerce_contract_internal.h"
@@ -52,9 +52,13 @@ ngx_commerce_route_params(ngx_commerce_str_t path,
     p = path.data;
     end = path.data + path.len;
 
-    if (path.len < 2 || *p != '/') {
-        *why = "a path must begin with a slash and a segment";
+    if (path.len == 0 || *p != '/') {
+        *why = "a path must begin with a slash";
         return -1;
+    }
+
+    if (path.len == 1) {
+        return 0;
     }
 
     while (p < end) {
@@ -170,6 +174,10 @@ ngx_commerce_route_node(const ngx_commerce_alloc_t *alloc,
 {
     size_t          len;
     const uint8_t  *p, *end, *slash;
+
+    if (path.len == 1) {
+        return node;
+    }
 
     end = path.data + path.len;
 
@@ -373,8 +381,11 @@ ngx_commerce_contract_match(const ngx_commerce_contract_t *contract,
         return false;
     }
 
-    node = ngx_commerce_route_find(contract->routes, path, path + len, params,
-                                   0);
+    /* nothing follows the slash of "/": it is the end of the path */
+
+    node = ngx_commerce_route_find(contract->routes,
+                                   len == 1 ? path + 1 : path, path + len,
+                                   params, 0);
     if (node == NULL) {
         return false;
     }
