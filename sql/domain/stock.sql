@@ -187,3 +187,150 @@ BEGIN
     RETURN coalesce(variants, '{}');
 END
 $$;
+
+
+-- The variant that is meant: the one named, when it is the product's, or the only one.
+CREATE OR REPLACE FUNCTION domain.inventory_variant(product_id bigint, variant_id bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    ids  bigint[] := ARRAY(SELECT v.id FROM shop.variant v
+                            WHERE v.tenant_id = domain.tenant_id() AND v.product_id = inventory_variant.product_id
+                              AND v.deleted_at IS NULL
+                              AND (inventory_variant.variant_id IS NULL OR v.id = inventory_variant.variant_id)
+                            ORDER BY v.id LIMIT 2);
+BEGIN
+    IF ids = '{}' THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such product or variant.');
+    ELSIF cardinality(ids) > 1 THEN
+        PERFORM domain.fail(422, 'variant-required', 'The product comes in several forms: say which.',
+                            jsonb_build_object('product_id', product_id));
+    END IF;
+    RETURN ids[1];
+END
+$$;
+
+
+-- Sets (to_level) or changes (by_delta) one level under its lock, with the movement that explains it.  Tells of the change, and when
+-- the variant has come down to its product's threshold.
+CREATE OR REPLACE FUNCTION domain.stock_adjust(
+    product_id bigint, variant_id bigint, location_id bigint, to_level int, by_delta int, track boolean, backorder boolean,
+    reason text, note text, if_match text)
+RETURNS shop.stock LANGUAGE plpgsql AS $$
+DECLARE
+    tenant     bigint := domain.tenant_id();
+    old        shop.stock;
+    level      shop.stock;
+    before     bigint;
+    after      bigint;
+    threshold  int;
+BEGIN
+    IF NOT EXISTS (SELECT FROM shop.location l
+                    WHERE l.tenant_id = tenant AND l.id = stock_adjust.location_id AND l.deleted_at IS NULL) THEN
+        PERFORM domain.fail(422, 'location-unknown', 'There is no such location.', jsonb_build_object('location_id', location_id));
+    END IF;
+
+    INSERT INTO shop.stock (tenant_id, variant_id, location_id, product_id)
+    VALUES (tenant, variant_id, location_id, product_id)
+        ON CONFLICT DO NOTHING;
+
+    -- all levels of the variant: what is left of it is their sum
+    PERFORM FROM shop.stock s
+      WHERE s.tenant_id = tenant AND s.variant_id = stock_adjust.variant_id
+      ORDER BY s.location_id
+        FOR UPDATE;
+    SELECT sum(greatest(s.on_hand - s.reserved, 0)) INTO before
+      FROM shop.stock s
+     WHERE s.tenant_id = tenant AND s.variant_id = stock_adjust.variant_id;
+    SELECT * INTO STRICT old
+      FROM shop.stock s
+     WHERE s.tenant_id = tenant AND s.variant_id = stock_adjust.variant_id AND s.location_id = stock_adjust.location_id;
+
+    IF if_match IS NOT NULL THEN
+        PERFORM domain.check_version(if_match, old.version);
+    END IF;
+
+    level := old;
+    level.on_hand := coalesce(to_level, old.on_hand + coalesce(by_delta, 0));
+    level.track_stock := coalesce(track, old.track_stock);
+    level.allow_backorder := coalesce(backorder, old.allow_backorder);
+
+    IF level.track_stock AND NOT level.allow_backorder AND level.on_hand < level.reserved THEN
+        PERFORM domain.fail(409, 'stock-too-low', format('%s are reserved: the level cannot be %s.', level.reserved, level.on_hand),
+                            jsonb_build_object('on_hand', old.on_hand, 'reserved', old.reserved));
+    END IF;
+
+    IF level = old THEN
+        RETURN old;
+    END IF;
+
+    UPDATE shop.stock s
+       SET on_hand = level.on_hand, track_stock = level.track_stock, allow_backorder = level.allow_backorder,
+           version = s.version + 1, updated_at = now()
+     WHERE s.tenant_id = tenant AND s.variant_id = stock_adjust.variant_id AND s.location_id = stock_adjust.location_id
+    RETURNING s.* INTO level;
+
+    IF level.on_hand <> old.on_hand THEN
+        INSERT INTO shop.stock_movement (tenant_id, variant_id, location_id, delta, on_hand, reason, actor, note)
+        VALUES (tenant, variant_id, location_id, level.on_hand - old.on_hand, level.on_hand, stock_adjust.reason,
+                domain.principal(), stock_adjust.note);
+
+        PERFORM domain.emit('inventory-events', 'InventoryAdjusted', 'variant', variant_id::text, jsonb_build_object(
+                                'product_id', product_id, 'variant_id', variant_id, 'location_id', location_id,
+                                'delta', level.on_hand - old.on_hand, 'on_hand', level.on_hand, 'reason', stock_adjust.reason,
+                                'timestamp', domain.ts(now())), level.version);
+
+        after := before - greatest(old.on_hand - old.reserved, 0) + greatest(level.on_hand - level.reserved, 0);
+        SELECT p.low_stock_threshold INTO threshold
+          FROM shop.product p
+         WHERE p.tenant_id = tenant AND p.id = stock_adjust.product_id;
+        IF level.track_stock AND before > threshold AND after <= threshold THEN
+            PERFORM domain.stock_low(variant_id, after, threshold);
+        END IF;
+    END IF;
+
+    PERFORM domain.stock_changed(ARRAY[variant_id]);
+    RETURN level;
+END
+$$;
+
+
+-- What there is of a product: availability by variant; with levels, also what staff counts.
+CREATE OR REPLACE FUNCTION domain.inventory_json(product_id bigint, levels boolean) RETURNS json
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    tenant    bigint := domain.tenant_id();
+    variants  json;
+    p         record;
+BEGIN
+    SELECT x.low_stock_threshold, s.stock, s.in_stock INTO p
+      FROM shop.product x
+      LEFT JOIN shop.product_stock s ON s.tenant_id = x.tenant_id AND s.product_id = x.id
+     WHERE x.tenant_id = tenant AND x.id = inventory_json.product_id AND x.deleted_at IS NULL
+       AND (levels OR x.status = 'active');
+    IF NOT FOUND THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such product.');
+    END IF;
+
+    SELECT json_agg(CASE WHEN levels
+               THEN json_build_object('variant_id', v.id, 'sku', v.sku, 'available', s.available, 'in_stock', s.in_stock,
+                                      'levels', coalesce(s.levels, '[]'))
+               ELSE json_build_object('variant_id', v.id, 'sku', v.sku, 'available', s.available, 'in_stock', s.in_stock) END
+               ORDER BY v.position, v.id)
+      INTO variants
+      FROM shop.variant v
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN bool_or(k.allow_backorder OR NOT k.track_stock) THEN NULL
+                       ELSE coalesce(sum(greatest(k.on_hand - k.reserved, 0)), 0) END AS available,
+                  coalesce(bool_or(k.on_hand > k.reserved OR k.allow_backorder OR NOT k.track_stock), false) AS in_stock,
+                  json_agg(json_build_object(
+                      'location_id', k.location_id, 'on_hand', k.on_hand, 'reserved', k.reserved, 'track_stock', k.track_stock,
+                      'allow_backorder', k.allow_backorder, 'version', k.version, 'updated_at', domain.ts(k.updated_at))
+                      ORDER BY k.location_id) AS levels
+             FROM shop.stock k
+            WHERE k.tenant_id = tenant AND k.variant_id = v.id) s
+     WHERE v.tenant_id = tenant AND v.product_id = inventory_json.product_id AND v.deleted_at IS NULL;
+
+    RETURN json_build_object('product_id', product_id, 'stock', coalesce(p.stock, 0), 'in_stock', coalesce(p.in_stock, false),
+                             'low_stock_threshold', p.low_stock_threshold, 'variants', coalesce(variants, '[]'));
+END
+$$;

@@ -1,0 +1,68 @@
+-- Addresses and wishlists of customers.
+
+
+CREATE OR REPLACE FUNCTION domain.address_json(a shop.address) RETURNS json
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN json_build_object(
+        'id', a.id, 'type', a.type, 'is_default', a.is_default, 'name', a.name, 'company', a.company, 'line1', a.line1,
+        'line2', a.line2, 'city', a.city, 'region', a.region, 'postal_code', a.postal_code, 'country', a.country,
+        'phone', a.phone, 'version', a.version, 'created_at', domain.ts(a.created_at), 'updated_at', domain.ts(a.updated_at));
+END
+$$;
+
+
+-- The customer's own address, locked for a change; 404 when it is not theirs.  All changes of somebody's addresses take turns at the
+-- user's row, so that two of them cannot both become the default.
+CREATE OR REPLACE FUNCTION domain.address_hold(id uuid) RETURNS shop.address
+LANGUAGE plpgsql AS $$
+DECLARE
+    a  shop.address;
+BEGIN
+    PERFORM domain.account_hold();
+
+    SELECT * INTO a
+      FROM shop.address x
+     WHERE x.tenant_id = domain.tenant_id() AND x.id = address_hold.id AND x.user_id = domain.principal()
+       AND x.deleted_at IS NULL;
+    IF NOT FOUND THEN
+        PERFORM domain.fail(404, 'not-found', 'You have no such address.');
+    END IF;
+    RETURN a;
+END
+$$;
+
+
+-- Takes the user's row until the end of the transaction; 401 when the account is gone.
+CREATE OR REPLACE FUNCTION domain.account_hold() RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM shop.app_user u
+      WHERE u.tenant_id = domain.tenant_id() AND u.id = domain.principal() AND u.deleted_at IS NULL
+        FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM domain.fail(401, 'not-authenticated', 'This account is not active any more.');
+    END IF;
+END
+$$;
+
+
+-- Makes an address the only default of its type.
+CREATE OR REPLACE FUNCTION domain.address_make_default(a shop.address) RETURNS shop.address
+LANGUAGE plpgsql AS $$
+DECLARE
+    changed  shop.address;
+BEGIN
+    UPDATE shop.address x
+       SET is_default = false, version = x.version + 1, updated_at = now()
+     WHERE x.tenant_id = a.tenant_id AND x.user_id = a.user_id AND x.type = a.type AND x.is_default AND x.deleted_at IS NULL
+       AND x.id <> a.id;
+
+    UPDATE shop.address x
+       SET is_default = true, version = x.version + 1, updated_at = now()
+     WHERE x.tenant_id = a.tenant_id AND x.id = a.id AND NOT x.is_default
+    RETURNING x.* INTO changed;
+
+    RETURN CASE WHEN FOUND THEN changed ELSE a END;
+END
+$$;
