@@ -174,7 +174,8 @@ def test_attempts_are_counted_until_a_login(shop, anyone):
     assert attempts("nosuch@example.com") == 3
 
     # what is older than a day goes with the next attempts, whoever's they are
-    shop.rows("UPDATE shop.login_attempt SET last_at = now() - interval '2 days' RETURNING 1")
+    shop.rows("UPDATE shop.login_attempt SET last_at = now() - interval '2 days' "
+              "WHERE account = domain.login_account('nosuch@example.com') RETURNING 1")
     anyone.post(LOGIN, json={"email": "another@example.com", "password": "wrong"})
     assert attempts("nosuch@example.com") == 0
 
@@ -332,7 +333,7 @@ def test_other_schemes_are_no_credentials(anyone):
 
 
 def test_keys_rotate_and_are_not_confused(shop, claims, key):
-    rsa, rsa_public = keys(shop.folder, "rs", "genrsa", "2048")
+    rsa, rsa_public = keys(shop.folder, "rs", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048")
     ec, _ = keys(shop.folder, "es", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
     old = sign(HEADER, claims, key)
     conf = f"commerce_jwt_key rs1 RS256 {rsa_public};\ncommerce_jwt_key es1 ES256 {ec} sign;"

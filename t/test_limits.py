@@ -58,7 +58,7 @@ def test_login_five_a_minute_per_address_and_account(strict):
 def test_quota_is_exact_over_all_workers(shop):
     """Thirty connections over two workers: what passes is the quota, not one more."""
     (_, token), (_, other) = shop.customers(2)
-    with shop.configured(limits=True, replace=[(r"include\s+@root@/conf/limits.conf;",
+    with shop.configured(limits=True, replace=[(r"include\s+\S+/limits\.conf;",
                                                 "commerce_limit_zone 1m;\n    commerce_limit_policy user key=user rate=60r/h;")]):
         answers = []
         for _ in range(30):
@@ -79,7 +79,7 @@ def test_quota_is_exact_over_all_workers(shop):
 def test_dry_run_refuses_nobody(shop):
     (_, token), = shop.customers(1)
     with shop.configured(limits=True, replace=[
-            (r"include\s+@root@/conf/limits.conf;",
+            (r"include\s+\S+/limits\.conf;",
              "commerce_limit_zone 1m;\n    commerce_limit_policy user key=user rate=2r/h dry_run;"),
             (r"(error_log\s+\S+\s+)warn;", r"\1notice;")]), shop.edge(token=token) as edge:
         answers = [edge.get(PROFILE) for _ in range(5)]
