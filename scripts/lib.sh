@@ -149,7 +149,7 @@ service_user() {
 
 # need_packages LIST...: installs what is missing of scripts/packages/LIST.txt.
 need_packages() {
-    local -a wanted missing
+    local -a wanted=() missing=()
     local list
 
     for list in "$@"; do
