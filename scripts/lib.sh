@@ -85,6 +85,22 @@ seconds() {
 }
 
 
+# Before the stack has its folder, the steps' logs are in a temporary one.
+early_logs() {
+    if [ ! -d "$RUN/logs" ]; then
+        LOGS=$(mktemp -d)
+    fi
+}
+
+
+keep_early_logs() {
+    if [ "${LOGS:-$RUN/logs}" != "$RUN/logs" ]; then
+        mv "$LOGS"/* "$RUN/logs/"
+        rmdir "$LOGS"
+    fi
+}
+
+
 # step NAME COMMAND...: one row of the table.  The command's output goes to a log of
 # its own; it may set REMARK, shown at the row's end.  It is not run under `||` or
 # `if`, where the shell would go on after an error.
@@ -94,8 +110,10 @@ step() {
     STEP=$1
     shift
     REMARK=''
-    mkdir -p "$RUN/logs"
-    STEP_LOG=$RUN/logs/$(tr 'A-Z ' 'a-z-' <<<"$STEP").log
+    if [ -d "$RUN/logs" ]; then
+        LOGS=$RUN/logs
+    fi
+    STEP_LOG=$LOGS/$(tr 'A-Z ' 'a-z-' <<<"$STEP").log
     began=$(now)
     if [ -t 3 ]; then
         printf '%-12s …' "$STEP" >&3
