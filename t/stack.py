@@ -174,9 +174,9 @@ class Stack:
     @contextlib.contextmanager
     def configured(self, **changes):
         """Runs the block under another configuration, with a new nginx before and after."""
-        self.stop("nginx")
         self.configure(**changes)
         try:
+            self.stop("nginx")
             self.start("nginx")
             yield self
         finally:

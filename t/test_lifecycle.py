@@ -14,7 +14,7 @@ import time
 import httpx
 import pytest
 
-from stack import MODE, ROOT, wait_for
+from stack import MODE, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -427,25 +427,3 @@ def test_too_many_logins(shop):
     statuses = {a.status_code for a in answers}
     assert statuses == {401, 503}, statuses
     assert all("retry-after" in a.headers for a in answers if a.status_code == 503)
-
-
-def test_a_new_route_needs_no_code(shop):
-    """docs/add-a-route.md, step by step."""
-    example = ROOT / "docs" / "examples" / "greetings"
-    with shop.db() as db:
-        db.execute((example / "greeting.sql").read_text())
-    bundle = shop.folder / "greetings.json"
-    bundle.write_text(shop.run("bundle", example / "openapi.yaml", script="scripts/contract").stdout)
-    shop.configure(http=f"commerce_contract {bundle};")
-    shop.reload()
-    edge = shop.edge()
-    answer = edge.get("/api/v1/greetings/Ada?times=2")
-    assert answer.json()["greeting"] == "Hello Hello Ada"
-    assert edge.get("/api/v1/greetings/Ada?times=11").status_code == 422
-    assert edge.get("/api/v1/greetings/nobody").status_code == 404
-    assert edge.delete("/api/v1/greetings/Ada").status_code == 405
-    again = edge.get("/api/v1/greetings/Ada?times=2", headers={"If-None-Match": answer.headers["etag"]})
-    assert again.status_code == 304
-    shop.configure()
-    shop.reload()
-    assert shop.edge().get("/api/v1/greetings/Ada").status_code == 404
