@@ -60,7 +60,7 @@ $$;
 -- {"amount": 1999, "currency": "EUR"}
 CREATE OR REPLACE FUNCTION domain.money(amount bigint, currency text) RETURNS json
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN amount IS NOT NULL THEN json_build_object('amount', amount, 'currency', currency) END
+    SELECT ('{"amount":' || amount || ',"currency":"' || currency || '"}')::json
 $$;
 
 -- RFC 3339, UTC, milliseconds.

@@ -1,0 +1,553 @@
+-- Reading the catalogue: lists, search, single products, suggestions, taxonomy.
+
+-- ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- The conditions of a list beyond the tenant, over product_card c. They refer to
+-- $1 tenant, $2 query, $3 categories, $4 brand, $5 min_price, $6 max_price, $7 min_rating.
+CREATE OR REPLACE FUNCTION domain.product_where(query tsquery, categories bigint[], brand bigint, min_price bigint,
+                                                max_price bigint, min_rating real, in_stock boolean) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT 'c.tenant_id = $1'
+           || CASE WHEN query IS NOT NULL THEN ' AND c.search @@ $2' ELSE '' END
+           || CASE WHEN categories IS NOT NULL THEN ' AND c.category_id = ANY ($3)' ELSE '' END
+           || CASE WHEN brand IS NOT NULL THEN ' AND c.brand_id = $4' ELSE '' END
+           || CASE WHEN min_price IS NOT NULL THEN ' AND c.price >= $5' ELSE '' END
+           || CASE WHEN max_price IS NOT NULL THEN ' AND c.price <= $6' ELSE '' END
+           || CASE WHEN min_rating IS NOT NULL THEN ' AND c.rating >= $7' ELSE '' END
+           || CASE WHEN in_stock THEN
+                   ' AND (SELECT s.in_stock FROM shop.product_stock s WHERE s.tenant_id = $1 AND s.product_id = c.product_id)'
+                   WHEN NOT in_stock THEN
+                   ' AND c.product_id IN (SELECT s.product_id FROM shop.product_stock s'
+                   '                       WHERE s.tenant_id = $1 AND s.stock = 0 AND NOT s.in_stock)'
+                   ELSE '' END
+$$;
+
+-- What a list's filters mean. valid is false when a filter names nothing that exists: the list is empty.
+CREATE OR REPLACE FUNCTION domain.product_filter(search text, category text, brand text, OUT valid boolean, OUT query tsquery,
+                                                 OUT categories bigint[], OUT brand_id bigint)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    tenant  bigint := domain.tenant_id();
+BEGIN
+    valid := true;
+
+    IF search IS NOT NULL AND search ~ '\w' THEN
+        query := domain.search_query(search);
+    END IF;
+
+    IF category IS NOT NULL THEN
+        SELECT domain.category_tree(c.id) INTO categories
+          FROM shop.category c
+         WHERE c.tenant_id = tenant AND c.deleted_at IS NULL
+           AND (c.slug = category OR category ~ '^[0-9]{1,18}$' AND c.id = category::bigint);
+        valid := categories IS NOT NULL;
+    END IF;
+
+    IF brand IS NOT NULL THEN
+        SELECT b.id INTO brand_id
+          FROM shop.brand b
+         WHERE b.tenant_id = tenant AND b.deleted_at IS NULL AND b.slug = domain.slugify(brand);
+        valid := valid AND brand_id IS NOT NULL;
+    END IF;
+END
+$$;
+
+-- What shoppers type, as a query: words are stemmed and without accents, "…" is a phrase, - excludes. A word that no product
+-- of the shop has is replaced by the nearest that one has.
+CREATE OR REPLACE FUNCTION domain.search_query(search text) RETURNS tsquery
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    tenant  bigint := domain.tenant_id();
+    wanted  tsquery := websearch_to_tsquery('shop.words', search) || plainto_tsquery('simple', search);
+    fixed   text;
+BEGIN
+    IF numnode(wanted) = 0 THEN
+        RETURN plainto_tsquery('simple', search);
+    END IF;
+
+    IF EXISTS (SELECT FROM shop.product_card c WHERE c.tenant_id = tenant AND c.search @@ wanted) THEN
+        RETURN wanted;
+    END IF;
+
+    fixed := domain.search_corrected(search);
+    RETURN CASE WHEN fixed IS NULL THEN wanted ELSE websearch_to_tsquery('shop.words', fixed) END;
+END
+$$;
+
+-- The text with each unknown word replaced by the most similar known one; NULL when nothing was replaced.
+CREATE OR REPLACE FUNCTION domain.search_corrected(search text) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    tenant   bigint := domain.tenant_id();
+    typed    text;
+    better   text;
+    fixed    text := '';
+    changed  boolean := false;
+BEGIN
+    FOR typed IN SELECT w FROM regexp_split_to_table(domain.fold(left(search, 200)), '[^a-z0-9]+') w WHERE w <> '' LIMIT 8 LOOP
+        better := NULL;
+        IF length(typed) BETWEEN 3 AND 40
+           AND NOT EXISTS (SELECT FROM shop.search_word s WHERE s.tenant_id = tenant AND s.word = typed) THEN
+            SELECT s.word INTO better
+              FROM shop.search_word s
+             WHERE s.tenant_id = tenant AND s.word OPERATOR(public.%) typed
+             ORDER BY public.similarity(s.word, typed) - 0.1 * abs(length(s.word) - length(typed)) DESC, s.word
+             LIMIT 1;
+        END IF;
+        changed := changed OR better IS NOT NULL;
+        fixed := fixed || ' ' || coalesce(better, typed);
+    END LOOP;
+
+    RETURN CASE WHEN changed THEN btrim(fixed) END;
+END
+$$;
+
+-- Products for sale, a page at a time (C1). The order is by one column and the id, either way; a cursor is {"k": key, "id": id}.
+-- Searching without sort_by ranks by relevance; so many hits that ranking says little are ranked by popularity.
+-- total, facet_counts: what the steps before this one counted, passed through.
+CREATE OR REPLACE FUNCTION api.product_list(
+    search text DEFAULT NULL, category text DEFAULT NULL, brand text DEFAULT NULL,
+    min_price bigint DEFAULT NULL, max_price bigint DEFAULT NULL, min_rating real DEFAULT NULL,
+    in_stock boolean DEFAULT NULL, sort_by text DEFAULT NULL, sort_dir text DEFAULT NULL,
+    "limit" int DEFAULT 20, cursor jsonb DEFAULT NULL, page int DEFAULT NULL, per_page int DEFAULT NULL,
+    count text DEFAULT NULL, facets boolean DEFAULT NULL, total bigint DEFAULT NULL, facet_counts jsonb DEFAULT NULL)
+RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    tenant    bigint := domain.tenant_id();
+    f         record;
+    size      int := coalesce(per_page, "limit", 20);
+    skip      int := (coalesce(page, 1) - 1) * coalesce(per_page, "limit", 20);
+    sort      text := coalesce(sort_by, CASE WHEN search IS NOT NULL THEN 'relevance' ELSE 'created_at' END);
+    down      boolean := coalesce(sort_dir, CASE WHEN sort_by IN ('price', 'name') THEN 'asc' ELSE 'desc' END) = 'desc';
+    cards     text[];
+    keys      text[];
+    ids       bigint[];
+    n         int;
+    more      boolean;
+BEGIN
+    IF skip > 10000 THEN
+        PERFORM domain.fail(400, 'page-too-far', 'Pages end at 10000 products: follow page.next, a cursor, instead');
+    END IF;
+
+    IF search IS NULL AND category IS NULL AND brand IS NULL AND min_rating IS NULL AND in_stock IS NOT FALSE AND skip = 0
+       AND (min_price IS NULL AND max_price IS NULL OR sort = 'price') THEN
+        SELECT p.cards, p.keys, p.ids INTO cards, keys, ids
+          FROM domain.product_page(tenant, sort, down, in_stock, min_price, max_price, cursor ->> 'k',
+                                   (cursor ->> 'id')::bigint, size + 1) p;
+    ELSE
+        f := domain.product_filter(search, category, brand);
+        IF f.valid THEN
+            SELECT p.cards, p.keys, p.ids INTO cards, keys, ids
+              FROM domain.product_page_where(tenant, f.query, f.categories, f.brand_id, min_price, max_price, min_rating, in_stock,
+                                             sort, down, cursor, size + 1, skip) p;
+        END IF;
+    END IF;
+
+    n := coalesce(cardinality(cards), 0);
+    more := n > size;
+
+    RETURN (200,
+            '{"data":[' || coalesce(array_to_string(CASE WHEN more THEN cards[:size] ELSE cards END, ','), '') || ']'
+                || coalesce(',"facets":' || facet_counts::text, '') || '}',
+            NULL,
+            '{"page":{"limit":' || size
+                || CASE WHEN more THEN ',"next":{"k":' || coalesce(to_json(keys[size])::text, 'null') || ',"id":' || ids[size] || '}'
+                        ELSE ',"next":null' END
+                || ',"prev":null,"has_more":' || more::text || coalesce(',"total":' || total, '') || '}}')::api.reply;
+END
+$$;
+
+-- A page under any filters. Planned for the values at hand: a category of ten products and one of ten thousand want different plans.
+CREATE OR REPLACE FUNCTION domain.product_page_where(
+    tenant bigint, query tsquery, categories bigint[], brand bigint, min_price bigint, max_price bigint, min_rating real,
+    in_stock boolean, sort text, down boolean, cursor jsonb, size int, skip int,
+    OUT cards text[], OUT keys text[], OUT ids bigint[])
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    conditions  text := domain.product_where(query, categories, brand, min_price, max_price, min_rating, in_stock);
+    source      text := 'shop.product_card c';
+    key         text;
+    kind        text;
+    few         bigint[];
+BEGIN
+    IF sort = 'relevance' AND query IS NOT NULL AND cursor ->> 'by' IS DISTINCT FROM 'popularity' THEN
+        -- ranking reads every hit: up to 500 are ranked, more are too common a word for rank to tell them apart
+        EXECUTE 'SELECT array_agg(product_id) FROM (SELECT c.product_id FROM shop.product_card c WHERE ' || conditions || ' LIMIT 501) x'
+           INTO few USING tenant, query, categories, brand, min_price, max_price, min_rating;
+    END IF;
+
+    CASE
+        WHEN sort = 'relevance' AND cardinality(few) <= 500 THEN
+            conditions := 'c.tenant_id = $1 AND c.product_id = ANY ($12)';
+            source := '(SELECT c.*, (ts_rank(''{0.05,0.2,0.5,1}'', c.search, $2) * (1 + c.popularity))::float8 AS score '
+                      '   FROM shop.product_card c WHERE ' || conditions || ' OFFSET 0) c';
+            conditions := 'true';
+            key := 'c.score';
+            kind := 'float8';
+        WHEN sort IN ('relevance', 'popularity') THEN
+            key := 'c.popularity';
+            kind := 'real';
+        WHEN sort = 'price' THEN
+            key := 'c.price';
+            kind := 'bigint';
+        WHEN sort = 'name' THEN
+            key := 'c.name';
+            kind := 'text COLLATE "C"';
+        WHEN sort = 'stock' THEN
+            source := source || ' JOIN shop.product_stock l ON l.tenant_id = c.tenant_id AND l.product_id = c.product_id';
+            key := 'l.stock';
+            kind := 'int';
+        ELSE
+            key := 'c.created_at';
+            kind := 'timestamptz';
+    END CASE;
+
+    IF cursor IS NOT NULL THEN
+        conditions := conditions || format(' AND (%s, c.product_id) %s ($8::text::%s, $9)', key, CASE WHEN down THEN '<' ELSE '>' END, kind);
+    END IF;
+
+    EXECUTE format(
+        'SELECT array_agg(x.card || domain.stock_tail(s.stock, s.in_stock)), array_agg(x.key::text), array_agg(x.product_id) '
+        '  FROM (SELECT c.product_id, c.card, %1$s AS key FROM %2$s WHERE %3$s '
+        '         ORDER BY %1$s %4$s, c.product_id %4$s LIMIT $10 OFFSET $11) x '
+        ' CROSS JOIN LATERAL (SELECT s.stock, s.in_stock FROM shop.product_stock s '
+        '                      WHERE s.tenant_id = $1 AND s.product_id = x.product_id OFFSET 0) s',
+        key, source, conditions, CASE WHEN down THEN 'DESC' ELSE 'ASC' END)
+       INTO cards, keys, ids
+      USING tenant, query, categories, brand, min_price, max_price, min_rating, cursor ->> 'k', (cursor ->> 'id')::bigint, size, skip, few;
+END
+$$;
+
+-- How many products the filters leave: exact, or the planner's estimate. {"total": n}
+CREATE OR REPLACE FUNCTION api.product_count(
+    search text DEFAULT NULL, category text DEFAULT NULL, brand text DEFAULT NULL,
+    min_price bigint DEFAULT NULL, max_price bigint DEFAULT NULL, min_rating real DEFAULT NULL,
+    in_stock boolean DEFAULT NULL, count text DEFAULT 'exact')
+RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    f       record := domain.product_filter(search, category, brand);
+    source  text := 'FROM shop.product_card c WHERE '
+                    || domain.product_where(f.query, f.categories, f.brand_id, min_price, max_price, min_rating, in_stock);
+    plan    json;
+    total   bigint := 0;
+BEGIN
+    IF NOT f.valid THEN
+        NULL;
+    ELSIF count = 'estimate' THEN
+        EXECUTE 'EXPLAIN (FORMAT JSON) SELECT ' || source INTO plan
+          USING domain.tenant_id(), f.query, f.categories, f.brand_id, min_price, max_price, min_rating;
+        total := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::numeric;
+    ELSE
+        EXECUTE 'SELECT count(*) ' || source INTO total
+          USING domain.tenant_id(), f.query, f.categories, f.brand_id, min_price, max_price, min_rating;
+    END IF;
+
+    RETURN (200, '{"total":' || total || '}', NULL, NULL)::api.reply;
+END
+$$;
+
+-- How many products of the list fall into each category, brand, rating and price range, and how many are in stock.
+-- {"facet_counts": {…}}
+CREATE OR REPLACE FUNCTION api.product_facets(
+    search text DEFAULT NULL, category text DEFAULT NULL, brand text DEFAULT NULL,
+    min_price bigint DEFAULT NULL, max_price bigint DEFAULT NULL, min_rating real DEFAULT NULL,
+    in_stock boolean DEFAULT NULL)
+RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    f       record := domain.product_filter(search, category, brand);
+    counts  json;
+BEGIN
+    EXECUTE
+        'WITH hit AS MATERIALIZED ('
+        '    SELECT c.category_id, c.brand_id, c.price, c.rating, s.in_stock'
+        '      FROM shop.product_card c'
+        '      JOIN shop.product_stock s ON s.tenant_id = c.tenant_id AND s.product_id = c.product_id'
+        '     WHERE ' || CASE WHEN f.valid THEN domain.product_where(f.query, f.categories, f.brand_id, min_price, max_price, min_rating, in_stock)
+                              ELSE 'false' END || ')'
+        'SELECT json_build_object('
+        '    ''categories'', (SELECT coalesce(json_agg(x), ''[]'') FROM ('
+        '        SELECT k.id, k.slug, k.name, n.count'
+        '          FROM (SELECT category_id, count(*) AS count FROM hit GROUP BY 1) n'
+        '          JOIN shop.category k ON k.tenant_id = $1 AND k.id = n.category_id'
+        '         ORDER BY n.count DESC, k.id LIMIT 50) x),'
+        '    ''brands'', (SELECT coalesce(json_agg(x), ''[]'') FROM ('
+        '        SELECT k.id, k.slug, k.name, n.count'
+        '          FROM (SELECT brand_id, count(*) AS count FROM hit GROUP BY 1) n'
+        '          JOIN shop.brand k ON k.tenant_id = $1 AND k.id = n.brand_id'
+        '         ORDER BY n.count DESC, k.id LIMIT 50) x),'
+        '    ''ratings'', (SELECT coalesce(json_agg(x), ''[]'') FROM ('
+        '        SELECT floor(rating)::int AS rating, count(*) AS count FROM hit WHERE rating > 0 GROUP BY 1 ORDER BY 1 DESC) x),'
+        '    ''price'', (SELECT json_build_object(''min'', min(price), ''max'', max(price)) FROM hit),'
+        '    ''in_stock'', (SELECT count(*) FROM hit WHERE in_stock))'
+        INTO counts
+       USING domain.tenant_id(), f.query, f.categories, f.brand_id, min_price, max_price, min_rating;
+
+    RETURN (200, json_build_object('facet_counts', counts)::text, NULL, NULL)::api.reply;
+END
+$$;
+
+-- Lists without filters, by one index each: plans are made once per connection. One function for each order, made here
+-- from one text, because a column's name cannot be a parameter; domain.product_page chooses.
+DO $$
+DECLARE
+    sort    record;
+    down    boolean;
+    source  text;
+BEGIN
+    FOR sort IN SELECT * FROM (VALUES
+        ('price',      'c.price',      'bigint',      '-1',        '9223372036854775807'),
+        ('name',       'c.name',       'text',        '',          E'\U0010FFFF'),
+        ('created_at', 'c.created_at', 'timestamptz', '-infinity', 'infinity'),
+        ('popularity', 'c.popularity', 'real',        '-infinity', 'infinity'),
+        ('stock',      's.stock',      'int',         '-2147483648', '2147483647')) AS x (name, key, kind, low, high)
+    LOOP
+        FOREACH down IN ARRAY ARRAY[false, true] LOOP
+            source := CASE WHEN sort.name = 'stock'
+                THEN 'SELECT s.product_id, s.stock AS key, s.stock, s.in_stock FROM shop.product_stock s
+                       WHERE s.tenant_id = tenant AND (s.stock, s.product_id) %5$s (after, after_id)
+                         AND (only_stocked IS NULL OR s.in_stock)
+                         AND EXISTS (SELECT FROM shop.product_card c WHERE c.tenant_id = tenant AND c.product_id = s.product_id)'
+                ELSE 'SELECT c.product_id, %1$s AS key, c.card FROM shop.product_card c
+                       WHERE c.tenant_id = tenant AND (%1$s, c.product_id) %5$s (after, after_id)'
+                     || CASE WHEN sort.name = 'price' THEN ' AND c.price >= low AND c.price <= high' ELSE '' END
+                     || ' AND (only_stocked IS NULL OR (SELECT s.in_stock FROM shop.product_stock s
+                                                         WHERE s.tenant_id = tenant AND s.product_id = c.product_id))'
+                END;
+            EXECUTE format($f$
+                CREATE OR REPLACE FUNCTION domain.product_page_%2$s_%3$s(
+                    tenant bigint, only_stocked boolean, low bigint, high bigint, after %4$s, after_id bigint, size int,
+                    OUT cards text[], OUT keys text[], OUT ids bigint[])
+                LANGUAGE plpgsql STABLE AS $body$
+                BEGIN
+                    SELECT array_agg(x.card || domain.stock_tail(x.stock, x.in_stock)), array_agg(x.key::text), array_agg(x.product_id)
+                      INTO cards, keys, ids
+                      FROM (SELECT p.product_id, p.key, o.*
+                              FROM ($f$ || source || $f$ ORDER BY %6$s %7$s, %8$s.product_id %7$s LIMIT size) p
+                             CROSS JOIN LATERAL ($f$ || CASE WHEN sort.name = 'stock'
+                                THEN 'SELECT c.card, p.stock, p.in_stock FROM shop.product_card c
+                                       WHERE c.tenant_id = tenant AND c.product_id = p.product_id OFFSET 0'
+                                ELSE 'SELECT p.card, s.stock, s.in_stock FROM shop.product_stock s
+                                       WHERE s.tenant_id = tenant AND s.product_id = p.product_id OFFSET 0' END || $f$) o) x;
+                END
+                $body$ $f$,
+                sort.key, sort.name, CASE WHEN down THEN 'desc' ELSE 'asc' END, sort.kind, CASE WHEN down THEN '<' ELSE '>' END,
+                sort.key, CASE WHEN down THEN 'DESC' ELSE 'ASC' END, left(sort.key, 1));
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+-- Chooses the order. Before the first row stands a position that every row is after. NULL for only_stocked: all.
+CREATE OR REPLACE FUNCTION domain.product_page(
+    tenant bigint, sort text, down boolean, only_stocked boolean, low bigint, high bigint, after text, after_id bigint, size int,
+    OUT cards text[], OUT keys text[], OUT ids bigint[])
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    least_id  bigint := coalesce(after_id, 0);
+    most_id   bigint := coalesce(after_id, 9223372036854775807);
+BEGIN
+    low := coalesce(low, 0);
+    high := coalesce(high, 9223372036854775807);
+
+    CASE sort
+        WHEN 'price' THEN
+            IF down THEN
+                SELECT * INTO cards, keys, ids FROM domain.product_page_price_desc(
+                    tenant, only_stocked, low, high, coalesce(after::bigint, high), most_id, size);
+            ELSE
+                SELECT * INTO cards, keys, ids FROM domain.product_page_price_asc(
+                    tenant, only_stocked, low, high, coalesce(after::bigint, low), least_id, size);
+            END IF;
+        WHEN 'name' THEN
+            IF down THEN
+                SELECT * INTO cards, keys, ids FROM domain.product_page_name_desc(
+                    tenant, only_stocked, low, high, coalesce(after, E'\U0010FFFF'), most_id, size);
+            ELSE
+                SELECT * INTO cards, keys, ids FROM domain.product_page_name_asc(
+                    tenant, only_stocked, low, high, coalesce(after, ''), least_id, size);
+            END IF;
+        WHEN 'popularity' THEN
+            IF down THEN
+                SELECT * INTO cards, keys, ids FROM domain.product_page_popularity_desc(
+                    tenant, only_stocked, low, high, coalesce(after::real, 'infinity'), most_id, size);
+            ELSE
+                SELECT * INTO cards, keys, ids FROM domain.product_page_popularity_asc(
+                    tenant, only_stocked, low, high, coalesce(after::real, '-infinity'), least_id, size);
+            END IF;
+        WHEN 'stock' THEN
+            IF down THEN
+                SELECT * INTO cards, keys, ids FROM domain.product_page_stock_desc(
+                    tenant, only_stocked, low, high, coalesce(after::int, 2147483647), most_id, size);
+            ELSE
+                SELECT * INTO cards, keys, ids FROM domain.product_page_stock_asc(
+                    tenant, only_stocked, low, high, coalesce(after::int, -1), least_id, size);
+            END IF;
+        ELSE
+            IF down THEN
+                SELECT * INTO cards, keys, ids FROM domain.product_page_created_at_desc(
+                    tenant, only_stocked, low, high, coalesce(after::timestamptz, 'infinity'), most_id, size);
+            ELSE
+                SELECT * INTO cards, keys, ids FROM domain.product_page_created_at_asc(
+                    tenant, only_stocked, low, high, coalesce(after::timestamptz, '-infinity'), least_id, size);
+            END IF;
+    END CASE;
+END
+$$;
+
+-- ── single products ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- The ready-made document, its variants and what is in stock of each. NULL: there is no such product. version: of the ETag,
+-- which names the stock too, so that a cached copy is not taken for fresh after a sale.
+CREATE OR REPLACE FUNCTION domain.product_body(product bigint, OUT body text, OUT etag text)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    tenant    bigint := domain.tenant_id();
+    head      text;
+    revision  bigint;
+    variants  text;
+    level     bigint;
+    open      boolean;
+BEGIN
+    SELECT d.document, d.version INTO head, revision
+      FROM shop.product_document d
+     WHERE d.tenant_id = tenant AND d.product_id = product;
+
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
+    SELECT string_agg(x.document || ',"track_stock":' || x.track::text || domain.stock_tail(x.stock, x.open), ','),
+           sum(x.stock), bool_or(x.open)
+      INTO variants, level, open
+      FROM (SELECT v.document, s.*
+              FROM shop.variant v
+             CROSS JOIN LATERAL (
+                   SELECT coalesce(sum(greatest(s.on_hand - s.reserved, 0)), 0)::int AS stock,
+                          coalesce(bool_or(s.on_hand > s.reserved OR s.allow_backorder OR NOT s.track_stock), false) AS open,
+                          coalesce(bool_and(s.track_stock), true) AS track
+                     FROM shop.stock s
+                    WHERE s.tenant_id = tenant AND s.variant_id = v.id) s
+             WHERE v.tenant_id = tenant AND v.product_id = product AND v.deleted_at IS NULL
+             ORDER BY v.position, v.id) x;
+
+    body := head || ',"variants":[' || coalesce(variants, '') || ']'
+            || domain.stock_tail(coalesce(level, 0)::int, coalesce(open, false));
+    etag := '"' || revision || '-' || coalesce(level, 0) || CASE WHEN open THEN 's' ELSE 'n' END || '"';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION domain.product_reply(product bigint, staff boolean) RETURNS api.reply
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    b  record;
+BEGIN
+    b := domain.product_body(product);
+    -- drafts are for staff: only what is for sale has a card
+    IF b.body IS NULL
+       OR NOT staff AND NOT EXISTS (SELECT FROM shop.product_card c WHERE c.tenant_id = domain.tenant_id() AND c.product_id = product) THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such product');
+    END IF;
+    RETURN (200, b.body, ('{"ETag":' || to_json(b.etag)::text || '}')::json, NULL)::api.reply;
+END
+$$;
+
+-- A product by its id (C2).
+CREATE OR REPLACE FUNCTION api.product_get(id bigint) RETURNS api.reply
+LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+BEGIN
+    RETURN domain.product_reply(id, domain.has_role('catalog.read'));
+END
+$$;
+
+-- A product by its slug; 308 to the slug it has now when it had this one before (C17).
+CREATE OR REPLACE FUNCTION api.product_get_by_slug(slug text) RETURNS api.reply
+LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    tenant   bigint := domain.tenant_id();
+    product  bigint;
+    now_at   text;
+BEGIN
+    SELECT p.id INTO product
+      FROM shop.product p
+     WHERE p.tenant_id = tenant AND p.slug = product_get_by_slug.slug AND p.deleted_at IS NULL;
+
+    IF FOUND THEN
+        RETURN domain.product_reply(product, domain.has_role('catalog.read'));
+    END IF;
+
+    SELECT p.slug INTO now_at
+      FROM shop.product_slug s
+      JOIN shop.product p ON p.tenant_id = s.tenant_id AND p.id = s.product_id
+     WHERE s.tenant_id = tenant AND s.slug = product_get_by_slug.slug AND p.deleted_at IS NULL AND p.status = 'active';
+
+    IF NOT FOUND THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such product');
+    END IF;
+
+    RETURN (308, json_build_object('slug', now_at)::text,
+            json_build_object('Location', '/api/v1/products/by-slug/' || now_at), NULL)::api.reply;
+END
+$$;
+
+-- What a search box offers while somebody types (C9): products whose words begin like the typed ones, mistypes corrected.
+CREATE OR REPLACE FUNCTION api.product_suggest(q text, "limit" int DEFAULT 8) RETURNS api.reply
+LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    tenant   bigint := domain.tenant_id();
+    prefix   text;
+    fixed    text;
+    cards    text[];
+BEGIN
+    FOR pass IN 1 .. 2 LOOP
+        SELECT string_agg(w || ':*AB', ' & ') INTO prefix
+          FROM regexp_split_to_table(domain.fold(left(coalesce(fixed, q), 100)), '[^a-z0-9]+') w WHERE w <> '';
+
+        IF prefix IS NOT NULL THEN
+            SELECT array_agg(x.card || domain.stock_tail(s.stock, s.in_stock)) INTO cards
+              FROM (SELECT h.card, h.product_id
+                      FROM (SELECT c.card, c.product_id, c.popularity
+                              FROM shop.product_card c
+                             WHERE c.tenant_id = tenant
+                               AND c.search @@ (to_tsquery('simple', prefix) || to_tsquery('shop.words', prefix))
+                             LIMIT 500) h
+                     ORDER BY h.popularity DESC, h.product_id LIMIT "limit") x
+             CROSS JOIN LATERAL (SELECT s.stock, s.in_stock FROM shop.product_stock s
+                                  WHERE s.tenant_id = tenant AND s.product_id = x.product_id OFFSET 0) s;
+        END IF;
+
+        EXIT WHEN cards IS NOT NULL OR pass = 2;
+        fixed := domain.search_corrected(q);
+        EXIT WHEN fixed IS NULL;
+    END LOOP;
+
+    RETURN (200, '{"query":' || to_json(q)::text || ',"corrected":' || coalesce(to_json(fixed)::text, 'null')
+                 || ',"data":[' || coalesce(array_to_string(cards, ','), '') || ']}', NULL, NULL)::api.reply;
+END
+$$;
+
+-- A product's reviews, newest first.
+CREATE OR REPLACE FUNCTION api.product_reviews(id bigint, "limit" int DEFAULT 20, cursor jsonb DEFAULT NULL) RETURNS api.reply
+LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    tenant  bigint := domain.tenant_id();
+    list    json[];
+    ids     bigint[];
+    more    boolean;
+BEGIN
+    IF NOT EXISTS (SELECT FROM shop.product_card c WHERE c.tenant_id = tenant AND c.product_id = product_reviews.id) THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such product');
+    END IF;
+
+    SELECT array_agg(to_json(x) ORDER BY x.id DESC), array_agg(x.id ORDER BY x.id DESC) INTO list, ids
+      FROM (SELECT r.id, r.rating, r.title, r.comment, r.author_name AS author, domain.ts(r.created_at) AS created_at
+              FROM shop.review r
+             WHERE r.tenant_id = tenant AND r.product_id = product_reviews.id AND r.status = 'approved' AND r.deleted_at IS NULL
+               AND r.id < coalesce((cursor ->> 'id')::bigint, 9223372036854775807)
+             ORDER BY r.id DESC LIMIT "limit" + 1) x;
+
+    more := coalesce(cardinality(list), 0) > "limit";
+    RETURN (200, '{"data":' || array_to_json(coalesce(list[:"limit"], '{}'))::text || '}', NULL,
+            json_build_object('page', json_build_object('limit', "limit",
+                'next', CASE WHEN more THEN json_build_object('id', ids["limit"]) END, 'prev', NULL, 'has_more', more)))::api.reply;
+END
+$$;
