@@ -234,6 +234,11 @@ ngx_commerce_steps_list(ngx_commerce_building_t *b,
     if (reply->kind == NGX_COMMERCE_STEP_CALL) {
         reply->call->keep_reply = reply->call->command
                            && op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE;
+
+    } else if (reply->down != NULL) {
+        /* with Redis away the key is kept where the effect is */
+        reply->down->keep_reply = reply->down->command
+                           && op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE;
     }
 
     return NGX_COMMERCE_OK;

@@ -190,8 +190,9 @@ DECLARE
     cart  jsonb := domain.cart_hold(owner);
     line  jsonb := domain.cart_line(cart, variant_id);
     held  bigint := coalesce((line ->> 'quantity')::bigint, 0);
+    total bigint := held + coalesce(quantity, 1);
 BEGIN
-    PERFORM domain.cart_refuse(held + quantity, available, held, variant_id);
+    PERFORM domain.cart_refuse(total, available, held, variant_id);
 
     IF cart -> 'items' = '[]' THEN
         cart := cart || jsonb_build_object('cart_id', coalesce(cart ->> 'cart_id', new_cart_id::text),
@@ -204,7 +205,7 @@ BEGIN
     END IF;
 
     line := jsonb_build_object('item_id', variant_id, 'variant_id', variant_id, 'product_id', product_id,
-                               'quantity', held + quantity, 'unit_price', unit_price, 'name', name, 'sku', sku,
+                               'quantity', total, 'unit_price', unit_price, 'name', name, 'sku', sku,
                                'image', image, 'slug', slug);
     cart := domain.cart_keep(owner, domain.cart_with(cart, line), 'add', product_id);
 
@@ -358,6 +359,16 @@ BEGIN
     END IF;
 
     RETURN (200, jsonb_build_object('merged', true, 'merged_cart_id', guest_id) || domain.cart_reply(cart, NULL)::jsonb, NULL, NULL)::api.reply;
+END
+$$;
+
+
+-- With Redis away: the script cart_taken. There is nothing to drop: what Redis put aside stays there until it is back, and
+-- is met then as merged already.
+CREATE OR REPLACE FUNCTION api.cart_taken_down(merged_cart_id uuid)
+RETURNS api.reply LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER AS $$
+BEGIN
+    RETURN (200, '{}', NULL, NULL)::api.reply;
 END
 $$;
 

@@ -143,7 +143,7 @@ $$;
 CREATE OR REPLACE FUNCTION domain.cart_refuse(quantity bigint, available bigint, held bigint, variant_id bigint)
 RETURNS void LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    IF quantity NOT BETWEEN 1 AND 9999 THEN
+    IF quantity IS NULL OR quantity NOT BETWEEN 1 AND 9999 THEN
         PERFORM domain.fail(422, 'quantity-out-of-range', 'A line holds 1 to 9999 pieces',
                             jsonb_build_object('maximum', 9999, 'in_cart', held));
     ELSIF quantity > available THEN
