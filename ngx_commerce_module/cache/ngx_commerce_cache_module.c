@@ -17,6 +17,7 @@
 typedef struct {
     void                      *memory;
     size_t                     size;
+    ngx_commerce_handover_t    handover;
 } ngx_commerce_cache_sh_t;
 
 
@@ -27,7 +28,6 @@ static char *ngx_commerce_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_commerce_cache_init_zone(ngx_shm_zone_t *zone,
     void *data);
-static void ngx_commerce_cache_notify(ngx_str_t *channel, ngx_str_t *payload);
 
 
 static ngx_command_t  ngx_commerce_cache_commands[] = {
@@ -84,6 +84,9 @@ ngx_module_t  ngx_commerce_cache_module = {
 static ngx_str_t  ngx_commerce_cache_snapshot_text = ngx_string(
     "SELECT as_of, id, slug, currency, status, settings, hosts"
     " FROM api.edge_snapshot()");
+
+static ngx_str_t  ngx_commerce_cache_notify_text = ngx_string(
+    "SELECT pg_notify('commerce_handover', $1)");
 
 /* this worker's view; shm == NULL: no cache */
 static ngx_commerce_store_t  ngx_commerce_cache_store;
@@ -209,20 +212,6 @@ ngx_commerce_cache_stats(ngx_commerce_store_stats_t *stats)
 }
 
 
-/* In the listening worker.  An empty channel: notices may have been missed. */
-
-static void
-ngx_commerce_cache_notify(ngx_str_t *channel, ngx_str_t *payload)
-{
-    if (channel->len == 0) {
-        ngx_commerce_cache_invalidate_all();
-        return;
-    }
-
-    ngx_commerce_cache_invalidate(payload);
-}
-
-
 static void *
 ngx_commerce_cache_create_main_conf(ngx_conf_t *cf)
 {
@@ -255,7 +244,10 @@ ngx_commerce_cache_init(ngx_conf_t *cf)
     cmcf->snapshot = ngx_commerce_pg_statement(cf,
                                         &ngx_commerce_cache_snapshot_text, 0);
 
-    return cmcf->snapshot ? NGX_OK : NGX_ERROR;
+    cmcf->notify = ngx_commerce_pg_statement(cf,
+                                        &ngx_commerce_cache_notify_text, 1);
+
+    return (cmcf->snapshot && cmcf->notify) ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -286,8 +278,7 @@ ngx_commerce_cache_init_process(ngx_cycle_t *cycle)
                       cycle->log);
     ngx_commerce_snapshot_init(cmcf->snapshot, cycle->log);
 
-    ngx_commerce_pg_on_notify("commerce_invalidate",
-                              ngx_commerce_cache_notify);
+    ngx_commerce_invalidate_init(cmcf->handover, cmcf->notify, cycle->log);
 
     return NGX_OK;
 }
@@ -369,6 +360,7 @@ ngx_commerce_cache_init_zone(ngx_shm_zone_t *zone, void *data)
             return NGX_ERROR;
         }
 
+        cmcf->handover = &sh->handover;
         return NGX_OK;
     }
 
@@ -385,6 +377,7 @@ ngx_commerce_cache_init_zone(ngx_shm_zone_t *zone, void *data)
     }
 
     shpool->data = sh;
+    cmcf->handover = &sh->handover;
 
     if (ngx_commerce_store_create(&cmcf->store, sh->memory, sh->size, secret)
         != NGX_COMMERCE_OK)
