@@ -167,7 +167,14 @@ ngx_commerce_steps_after(ngx_commerce_request_t *c)
         return NGX_OK;
     }
 
-    if (c->step_index == c->op->reply_step || c->step.replayed) {
+    /* a replay did all that follows when it was new; now it would be done to something else */
+
+    if (c->step.replayed) {
+        c->reply = c->step;
+        return NGX_DONE;
+    }
+
+    if (c->step_index == c->op->reply_step) {
         c->reply = c->step;
     }
 
