@@ -95,8 +95,10 @@ ngx_commerce_pg_conf_init(ngx_commerce_pg_main_conf_t *pmcf)
 
     lane = &pmcf->lanes[NGX_COMMERCE_PG_WRITE];
     ngx_str_set(&lane->lane, "write");
-    lane->connections = 4;
-    lane->depth = 2;
+
+    /* commits share an fsync over connections, never within one; and whoever waits for a lock makes nobody else wait */
+    lane->connections = 8;
+    lane->depth = 1;
     lane->queue = 256;
     lane->timeout = 5000;
     lane->statement_timeout = 3000;
@@ -418,7 +420,13 @@ ngx_commerce_pg_conf_finish(ngx_conf_t *cf, ngx_commerce_pg_main_conf_t *pmcf)
 {
     char                         *rv;
     ngx_uint_t                    i;
-    ngx_commerce_pg_lane_conf_t  *write;
+    ngx_commerce_pg_lane_conf_t  *lane, *write;
+
+    /* what is wrong with "write" should not be reported of a lane that inherits it */
+
+    static const ngx_commerce_pg_lane_t  order[] = {
+        NGX_COMMERCE_PG_WRITE, NGX_COMMERCE_PG_READ, NGX_COMMERCE_PG_SLOW
+    };
 
     if (!pmcf->configured) {
         return NGX_CONF_OK;
@@ -434,12 +442,14 @@ ngx_commerce_pg_conf_finish(ngx_conf_t *cf, ngx_commerce_pg_main_conf_t *pmcf)
     }
 
     for (i = 0; i < NGX_COMMERCE_PG_LANES; i++) {
-        ngx_commerce_pg_conf_inherit(&pmcf->lanes[i], write);
+        lane = &pmcf->lanes[order[i]];
 
-        rv = ngx_commerce_pg_conf_check(cf, &pmcf->lanes[i]);
+        ngx_commerce_pg_conf_inherit(lane, write);
+
+        rv = ngx_commerce_pg_conf_check(cf, lane);
 
         if (rv == NGX_CONF_OK) {
-            rv = ngx_commerce_pg_conf_keywords(cf, &pmcf->lanes[i]);
+            rv = ngx_commerce_pg_conf_keywords(cf, lane);
         }
 
         if (rv != NGX_CONF_OK) {
@@ -457,8 +467,8 @@ static void
 ngx_commerce_pg_conf_inherit(ngx_commerce_pg_lane_conf_t *lane,
     ngx_commerce_pg_lane_conf_t *from)
 {
-    ngx_uint_t         i;
-    ngx_str_t         *to, *source;
+    ngx_uint_t           i;
+    ngx_str_t           *to, *source;
     static const size_t  fields[] = {
         offsetof(ngx_commerce_pg_lane_conf_t, dbname),
         offsetof(ngx_commerce_pg_lane_conf_t, user),

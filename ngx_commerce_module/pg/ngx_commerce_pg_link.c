@@ -311,8 +311,14 @@ ngx_commerce_pg_link_release(ngx_commerce_pg_link_t *link)
         ngx_del_timer(&link->timer);
     }
 
-    /* before libpq closes the descriptor */
-    ngx_commerce_watch_close(&link->watch);
+    /* before libpq closes the descriptor; at end of file it has done so already */
+
+    if (link->pg && PQsocket(link->pg) == -1) {
+        ngx_commerce_watch_forget(&link->watch);
+
+    } else {
+        ngx_commerce_watch_close(&link->watch);
+    }
 
     PQfinish(link->pg);
 

@@ -110,6 +110,31 @@ ngx_commerce_watch_close(ngx_commerce_watch_t *w)
 }
 
 
+void
+ngx_commerce_watch_forget(ngx_commerce_watch_t *w)
+{
+    ngx_connection_t  *c;
+
+    c = w->connection;
+    if (c == NULL) {
+        return;
+    }
+
+    if (w->reading) {
+        (void) ngx_del_event(c->read, NGX_READ_EVENT, NGX_CLOSE_EVENT);
+    }
+
+    if (w->writing) {
+        (void) ngx_del_event(c->write, NGX_WRITE_EVENT, NGX_CLOSE_EVENT);
+    }
+
+    w->reading = 0;
+    w->writing = 0;
+
+    ngx_commerce_watch_close(w);
+}
+
+
 static void
 ngx_commerce_watch_read_handler(ngx_event_t *ev)
 {

@@ -54,5 +54,11 @@ ngx_int_t ngx_commerce_watch_set(ngx_commerce_watch_t *w, ngx_uint_t read,
 /* While the descriptor is still open.  Closing a closed watch does nothing. */
 void ngx_commerce_watch_close(ngx_commerce_watch_t *w);
 
+/*
+ * Closes the watch of a descriptor that its library has closed already: epoll
+ * has dropped it, and its number may be somebody else's by now.
+ */
+void ngx_commerce_watch_forget(ngx_commerce_watch_t *w);
+
 
 #endif /* NGX_COMMERCE_WATCH_H */
