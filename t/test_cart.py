@@ -238,6 +238,18 @@ def test_merge_sums_caps_and_is_safe_to_repeat(shop, guest, buyer):
     assert lines(guest) == {}
 
 
+def test_login_merges(shop, guest):
+    add(guest, PLAIN, 3)
+    customer = shop.edge()
+    customer.headers["X-Cart-Token"] = guest.headers["X-Cart-Token"]
+    before = lines(shop.user()).get(PLAIN, 0)
+    customer.login("test@example.com")
+    assert lines(customer) == {**lines(shop.user()), PLAIN: before + 3}
+    assert lines(guest) == {}
+    customer.login("test@example.com")
+    assert lines(customer)[PLAIN] == before + 3
+
+
 def test_parallel_merges_are_one(shop, guest, buyer):
     add(guest, OTHER, 2)
     token = {"X-Cart-Token": guest.headers["X-Cart-Token"]}
@@ -271,7 +283,9 @@ def test_carts_go_on_without_redis_and_their_changes_win(shop, buyer):
     wait_for(lambda: backup(shop, buyer)["redis_stale"] is False, 15, "the mark is off")
     assert lines(buyer) == {PLAIN: 5, OTHER: 2}
     assert add(buyer, OTHER).json()["cart"]["quantity"] == 8
-    assert shop.redis().hget(f"cart:{{1:u:{buyer.user_id}}}", "v") == str(buyer.get(CART).json()["version"])
+    wait_for(lambda: shop.redis().hget(f"cart:{{1:u:{buyer.user_id}}}", "v") == str(buyer.get(CART).json()["version"]),
+             15, "both workers use Redis")
+    assert lines(buyer) == {PLAIN: 5, OTHER: 3}
 
 
 def test_a_merge_without_redis(shop, guest, buyer):
