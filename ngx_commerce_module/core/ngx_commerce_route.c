@@ -186,7 +186,9 @@ ngx_commerce_route_node(const ngx_commerce_alloc_t *alloc,
         slash = memchr(p, '/', (size_t) (end - p));
         len = (size_t) ((slash ? slash : end) - p);
 
-        if (*p != '{') {
+        /* the path "/" is one empty segment */
+
+        if (len == 0 || *p != '{') {
             node = ngx_commerce_route_literal(alloc, node, p, len);
             continue;
         }

@@ -73,6 +73,7 @@ static const char  shop[] =
           "'cache':{'ttl':5,'tags':['all','product:{product_id}:x']}},"
         "{'call':'api.note','lane':'write','args':[],'optional':true,'when':'items'}"
         "]}}},"
+    "'/':{" GET("root", "") "},"
     "'/health':{'get':{'operationId':'health','x-commerce':{'auth':'public',"
         "'tenant':'none','native':'health'}}}"
     "},'components':{'parameters':{'Limit':{'name':'limit','in':'query',"
@@ -246,7 +247,8 @@ static const struct {
     { NGX_COMMERCE_GET, "/i/b/of/a", "shop_item", "GET, HEAD, OPTIONS", 1, 0, "a,b" },
     { NGX_COMMERCE_GET, "/health", "health", "GET, HEAD, OPTIONS", 0, 0, "" },
     { NGX_COMMERCE_GET, "", "", NULL, 0, 0, "" },
-    { NGX_COMMERCE_GET, "/", "", NULL, 0, 0, "" },
+    { NGX_COMMERCE_GET, "/", "root", "GET, HEAD, OPTIONS", 0, 0, "" },
+    { NGX_COMMERCE_GET, "//", "", NULL, 0, 0, "" },
     { NGX_COMMERCE_GET, "health", "", NULL, 0, 0, "" },
     { NGX_COMMERCE_GET, "/health/", "", NULL, 0, 0, "" },
     { NGX_COMMERCE_GET, "//health", "", NULL, 0, 0, "" },
