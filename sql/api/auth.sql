@@ -26,7 +26,7 @@ BEGIN
     SELECT a.id, a.password_hash INTO u
       FROM shop.app_user a
      WHERE a.tenant_id = tenant
-       AND lower(a.email) = lower(login_begin.email)
+       AND a.email_key = lower(login_begin.email)
        AND a.deleted_at IS NULL
        AND a.status = 'active';
 

@@ -61,7 +61,7 @@ DECLARE
 BEGIN
     INSERT INTO shop.app_user AS u (tenant_id, id, email, password_hash, name, roles, permissions)
     VALUES (p_tenant_id, domain.uuid7(), p_email, p_password_hash, p_name, p_roles, p_permissions)
-    ON CONFLICT (tenant_id, lower(email)) WHERE deleted_at IS NULL DO UPDATE
+    ON CONFLICT (tenant_id, email_key) WHERE deleted_at IS NULL DO UPDATE
        SET password_hash = excluded.password_hash,
            name = excluded.name,
            roles = excluded.roles,

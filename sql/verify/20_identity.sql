@@ -2,7 +2,7 @@
 
 BEGIN;
 
-SELECT tenant_id, id, email, password_hash, name, phone, avatar_url, date_of_birth, preferences, roles, permissions, status, version
+SELECT tenant_id, id, email, email_key, password_hash, name, phone, avatar_url, date_of_birth, preferences, roles, permissions, status, version
   FROM shop.app_user WHERE false;
 SELECT tenant_id, id, user_id, expires_at, revoked_at FROM shop.session WHERE false;
 SELECT tenant_id, hash, session_id, family, expires_at, used_at, revoked_at FROM shop.refresh_token WHERE false;
