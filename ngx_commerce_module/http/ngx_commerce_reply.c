@@ -85,7 +85,7 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
     rc = ngx_http_send_header(r);
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        return rc;
+        return (rc == NGX_AGAIN) ? NGX_OK : rc;
     }
 
     b = ngx_calloc_buf(r->pool);
@@ -102,7 +102,14 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
     out.buf = b;
     out.next = NULL;
 
-    return ngx_http_output_filter(r, &out);
+    rc = ngx_http_output_filter(r, &out);
+
+    /*
+     * NGX_AGAIN means a held request to our callers; here it means that the
+     * client reads slowly, which finalizing takes care of by r->buffered.
+     */
+
+    return (rc == NGX_AGAIN) ? NGX_OK : rc;
 }
 
 
