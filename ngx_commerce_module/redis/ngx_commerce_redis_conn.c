@@ -87,6 +87,40 @@ ngx_commerce_redis_ready(void)
 }
 
 
+/*
+ * A script is wanted while this worker waits for its next try.  When Redis
+ * has served another worker since the last one, try now and hold the script:
+ * two workers must not write a cart in two places for the rest of the delay.
+ */
+
+void
+ngx_commerce_redis_conn_hasten(void)
+{
+    ngx_msec_t                  served;
+    ngx_uint_t                  i;
+    ngx_commerce_redis_conn_t  *conn;
+    ngx_commerce_redis_pool_t  *pool = &ngx_commerce_redis_pool;
+
+    if (pool->conf == NULL || pool->starting) {
+        return;
+    }
+
+    served = pool->shared->served;
+
+    for (i = 0; i < pool->conf->connections; i++) {
+        conn = &pool->conns[i];
+
+        if (conn->state == NGX_COMMERCE_REDIS_DOWN && conn->retry.timer_set
+            && (ngx_msec_int_t) (served - conn->tried) > 0)
+        {
+            ngx_del_timer(&conn->retry);
+            pool->starting = 1;
+            ngx_commerce_redis_connect(conn);
+        }
+    }
+}
+
+
 /* No new commands; closed when the last answer is in. Called in a callback. */
 
 void
@@ -119,6 +153,7 @@ ngx_commerce_redis_connect(ngx_commerce_redis_conn_t *conn)
     const ngx_commerce_redis_main_conf_t  *conf;
 
     conf = ngx_commerce_redis_pool.conf;
+    conn->tried = ngx_current_msec;
 
     /* the address is numeric: hiredis' getaddrinfo() asks nobody */
 

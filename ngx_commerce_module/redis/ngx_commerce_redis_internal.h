@@ -42,6 +42,8 @@ typedef struct {
     ngx_str_t    scripts_dir;
     ngx_array_t  scripts;               /* of ngx_commerce_redis_script_t * */
 
+    ngx_shm_zone_t  *zone;              /* of ngx_commerce_redis_shared_t */
+
     ngx_msec_t   backup_interval;
     ngx_array_t  backups;               /* of ngx_commerce_backup_t * */
 } ngx_commerce_redis_main_conf_t;
@@ -67,6 +69,7 @@ typedef struct {
     ngx_uint_t                   in_flight;
     ngx_uint_t                   awaited;   /* answers of the setup */
     ngx_uint_t                   failures;  /* since it was last ready */
+    ngx_msec_t                   tried;     /* last connect */
     unsigned                     flushing:1;
 } ngx_commerce_redis_conn_t;
 
@@ -88,8 +91,16 @@ struct ngx_commerce_redis_op_s {
 };
 
 
+/* What the workers of a node tell each other. */
+
+typedef struct {
+    ngx_atomic_t   served;              /* when Redis last served one of them */
+} ngx_commerce_redis_shared_t;
+
+
 typedef struct {
     const ngx_commerce_redis_main_conf_t  *conf;
+    ngx_commerce_redis_shared_t           *shared;
     ngx_commerce_redis_conn_t             *conns;
     ngx_queue_t                            free;    /* operations */
     ngx_queue_t                            held;    /* operations, see op.c */
@@ -109,6 +120,7 @@ extern ngx_commerce_redis_pool_t  ngx_commerce_redis_pool;
 /* ngx_commerce_redis_conn.c */
 void ngx_commerce_redis_conn_init(ngx_commerce_redis_conn_t *conn);
 void ngx_commerce_redis_conn_leave(ngx_commerce_redis_conn_t *conn);
+void ngx_commerce_redis_conn_hasten(void);
 void ngx_commerce_redis_conn_exit(ngx_commerce_redis_conn_t *conn);
 ngx_uint_t ngx_commerce_redis_ready(void);
 

@@ -23,6 +23,8 @@ static ngx_int_t ngx_commerce_redis_password(ngx_conf_t *cf, ngx_str_t *file,
     ngx_str_t *password);
 static char *ngx_commerce_redis_scripts(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static ngx_int_t ngx_commerce_redis_init_zone(ngx_shm_zone_t *zone,
+    void *data);
 static void *ngx_commerce_redis_create_main_conf(ngx_conf_t *cf);
 static char *ngx_commerce_redis_init_main_conf(ngx_conf_t *cf, void *conf);
 static ngx_int_t ngx_commerce_redis_init_process(ngx_cycle_t *cycle);
@@ -144,6 +146,7 @@ ngx_commerce_redis_create_main_conf(ngx_conf_t *cf)
 static char *
 ngx_commerce_redis_init_main_conf(ngx_conf_t *cf, void *conf)
 {
+    ngx_str_t                        name;
     ngx_commerce_redis_main_conf_t  *rmcf = conf;
 
     ngx_conf_init_value(rmcf->enable, 0);
@@ -156,7 +159,47 @@ ngx_commerce_redis_init_main_conf(ngx_conf_t *cf, void *conf)
         return NGX_CONF_ERROR;
     }
 
+    if (rmcf->enable) {
+        ngx_str_set(&name, "commerce_redis");
+
+        rmcf->zone = ngx_shared_memory_add(cf, &name, 8 * ngx_pagesize,
+                                           &ngx_commerce_redis_module);
+        if (rmcf->zone == NULL) {
+            return NGX_CONF_ERROR;
+        }
+
+        rmcf->zone->init = ngx_commerce_redis_init_zone;
+    }
+
     return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_redis_init_zone(ngx_shm_zone_t *zone, void *data)
+{
+    ngx_slab_pool_t  *shpool;
+
+    if (data) {
+        zone->data = data;
+        return NGX_OK;
+    }
+
+    shpool = (ngx_slab_pool_t *) zone->shm.addr;
+
+    if (zone->shm.exists) {
+        zone->data = shpool->data;
+        return NGX_OK;
+    }
+
+    zone->data = ngx_slab_calloc(shpool, sizeof(ngx_commerce_redis_shared_t));
+    if (zone->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    shpool->data = zone->data;
+
+    return NGX_OK;
 }
 
 
@@ -494,6 +537,7 @@ ngx_commerce_redis_init_process(ngx_cycle_t *cycle)
     }
 
     ngx_commerce_redis_pool.conf = conf;
+    ngx_commerce_redis_pool.shared = conf->zone->data;
 
     ngx_commerce_redis_pool.conns =
         ngx_pcalloc(cycle->pool, conf->connections

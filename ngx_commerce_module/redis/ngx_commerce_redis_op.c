@@ -53,6 +53,8 @@ ngx_commerce_redis_eval(ngx_commerce_redis_script_t *script, ngx_uint_t keys,
                                            handler, data);
     }
 
+    ngx_commerce_redis_conn_hasten();
+
     if (!ngx_commerce_redis_holds()) {
         pool->stats.refused++;
         return NULL;
@@ -363,6 +365,10 @@ ngx_commerce_redis_reply(redisAsyncContext *context, void *data,
     }
 
     status = NGX_COMMERCE_REDIS_OK;
+
+    if (ngx_commerce_redis_pool.synced) {
+        ngx_commerce_redis_pool.shared->served = ngx_current_msec;
+    }
 
     if (reply->type == REDIS_REPLY_ERROR) {
         status = NGX_COMMERCE_REDIS_FAILED;

@@ -384,6 +384,7 @@ ngx_commerce_resync_done(ngx_uint_t failed)
 
     if (!ngx_commerce_redis_pool.synced) {
         ngx_commerce_redis_pool.synced = 1;
+        ngx_commerce_redis_pool.shared->served = ngx_current_msec;
 
         ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
                       "redis \"%V\": in use%s",
