@@ -64,7 +64,8 @@ struct ngx_commerce_pg_op_s {
     ngx_msec_t                   timeout;   /* 0: the lane's */
     ngx_commerce_pg_query_t      before;    /* same transaction, its rows are dropped, its failure is the op's */
     ngx_commerce_pg_query_t      query;
-    unsigned                     own_sync:1;    /* a transaction of its own; always for the lanes write and slow */
+    /* a transaction of its own, not repeated on a lost connection; always for the lanes write and slow and without "before" */
+    unsigned                     own_sync:1;
     ngx_commerce_pg_handler_pt   handler;
     void                        *data;
 
@@ -92,13 +93,14 @@ ngx_commerce_pg_op_t *ngx_commerce_pg_alloc(void);      /* NULL: no memory */
 
 /*
  * Queues the operation.  NGX_OK: the handler will be called.  NGX_BUSY (overloaded), NGX_DECLINED (unavailable):
+ * NGX_ERROR (no memory, a zero byte in a value):
  * the handler will not be called and the operation is freed; retry_after (seconds) may be asked from
  * ngx_commerce_pg_retry_after().
  */
 ngx_int_t ngx_commerce_pg_submit(ngx_commerce_pg_op_t *op);
 void ngx_commerce_pg_free(ngx_commerce_pg_op_t *op);    /* one that was not submitted */
 
-/* The caller is gone: handler will not be called, the statement still runs. */
+/* The caller is gone: handler will not be called, the statement still runs, unless it is a read that was not sent yet. */
 void ngx_commerce_pg_detach(ngx_commerce_pg_op_t *op);
 
 ngx_uint_t ngx_commerce_pg_retry_after(ngx_commerce_pg_lane_t lane);

@@ -101,6 +101,7 @@ void ngx_commerce_pg_link_init(ngx_commerce_pg_link_t *link,
     ngx_commerce_pg_lane_conf_t *conf, const char *purpose, ngx_log_t *log);
 void ngx_commerce_pg_link_start(ngx_commerce_pg_link_t *link,
     ngx_msec_t delay);
+void ngx_commerce_pg_link_hurry(ngx_commerce_pg_link_t *link);
 /* Reads what is there; NGX_ERROR: the connection is lost, but complete results may still be taken. */
 ngx_int_t ngx_commerce_pg_link_consume(ngx_commerce_pg_link_t *link);
 void ngx_commerce_pg_link_flush(ngx_commerce_pg_link_t *link);

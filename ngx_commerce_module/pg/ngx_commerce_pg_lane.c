@@ -313,13 +313,22 @@ ngx_commerce_pg_lane_down(ngx_commerce_pg_lane_state_t *lane)
 void
 ngx_commerce_pg_lane_ready(ngx_commerce_pg_conn_t *conn)
 {
+    ngx_uint_t                     i;
+    ngx_commerce_pg_lane_state_t  *lane;
+
     if (conn->timer.timer_set) {
         ngx_del_timer(&conn->timer);
     }
 
     ngx_commerce_pg_link_serves(&conn->link);
 
-    conn->lane->ready++;
+    lane = conn->lane;
+
+    if (lane->ready++ == 0) {
+        for (i = 0; i < lane->conf->connections; i++) {
+            ngx_commerce_pg_link_hurry(&lane->conns[i].link);
+        }
+    }
 
     ngx_commerce_pg_lane_wake();
 }

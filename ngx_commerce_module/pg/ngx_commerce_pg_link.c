@@ -51,6 +51,22 @@ ngx_commerce_pg_link_start(ngx_commerce_pg_link_t *link, ngx_msec_t delay)
 }
 
 
+/* Another connection to the same server serves again: no need to wait on. */
+
+void
+ngx_commerce_pg_link_hurry(ngx_commerce_pg_link_t *link)
+{
+    if (link->state != NGX_COMMERCE_PG_LINK_WAITING || !link->timer.timer_set) {
+        return;
+    }
+
+    ngx_del_timer(&link->timer);
+
+    ngx_commerce_pg_link_start(link, ngx_random()
+                                     % NGX_COMMERCE_PG_BACKOFF_MIN);
+}
+
+
 static void
 ngx_commerce_pg_link_connect(ngx_commerce_pg_link_t *link)
 {
@@ -247,22 +263,18 @@ ngx_commerce_pg_link_serves(ngx_commerce_pg_link_t *link)
 }
 
 
-/* "why" may belong to the PGconn, and with its line feeds. */
+/* "why" may belong to the PGconn. */
 
 void
 ngx_commerce_pg_link_fail(ngx_commerce_pg_link_t *link, const char *why)
 {
-    size_t      len;
     ngx_str_t   text;
     ngx_msec_t  pause;
     ngx_uint_t  level, up;
 
-    len = ngx_strlen(why);
-    while (len && (why[len - 1] == LF || why[len - 1] == CR)) {
-        len--;
-    }
+    /* the lines after the first are advice for a terminal */
 
-    text.len = len;
+    text.len = strcspn(why, CRLF);
     text.data = (u_char *) why;
 
     pause = ngx_commerce_pg_link_pause(link);
