@@ -313,7 +313,7 @@ BEGIN
 
     SELECT json_agg(CASE WHEN levels
                THEN json_build_object('variant_id', v.id, 'sku', v.sku, 'available', s.available, 'in_stock', s.in_stock,
-                                      'levels', coalesce(s.levels, '[]'))
+                                      'levels', coalesce(s.detail, '[]'))
                ELSE json_build_object('variant_id', v.id, 'sku', v.sku, 'available', s.available, 'in_stock', s.in_stock) END
                ORDER BY v.position, v.id)
       INTO variants
@@ -325,7 +325,7 @@ BEGIN
                   json_agg(json_build_object(
                       'location_id', k.location_id, 'on_hand', k.on_hand, 'reserved', k.reserved, 'track_stock', k.track_stock,
                       'allow_backorder', k.allow_backorder, 'version', k.version, 'updated_at', domain.ts(k.updated_at))
-                      ORDER BY k.location_id) AS levels
+                      ORDER BY k.location_id) AS detail
              FROM shop.stock k
             WHERE k.tenant_id = tenant AND k.variant_id = v.id) s
      WHERE v.tenant_id = tenant AND v.product_id = inventory_json.product_id AND v.deleted_at IS NULL;
