@@ -11,6 +11,8 @@
 #include "ngx_commerce_fault.h"
 #include "ngx_commerce_names.h"
 
+#include <stdarg.h>
+
 
 #define NGX_COMMERCE_T_NULL     0x01
 #define NGX_COMMERCE_T_BOOLEAN  0x02
@@ -136,6 +138,16 @@ uint32_t ngx_commerce_schema_names(const ngx_commerce_schema_t *schema,
 ngx_commerce_rc_t ngx_commerce_violation(ngx_commerce_violations_t *violations,
     ngx_commerce_str_t pointer, const char *code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+ngx_commerce_rc_t ngx_commerce_violation_add(
+    ngx_commerce_violations_t *violations, ngx_commerce_str_t pointer,
+    const char *code, const char *format, va_list args);
+
+/* A NUMBER as a double; equality as JSON Schema has it: 1 and 1.0 are equal. */
+
+double ngx_commerce_json_real(const ngx_commerce_json_t *value);
+bool ngx_commerce_json_equal(const ngx_commerce_json_t *a,
+    const ngx_commerce_json_t *b);
 
 
 /*
