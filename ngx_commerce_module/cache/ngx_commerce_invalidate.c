@@ -14,7 +14,8 @@
 
 
 #define NGX_COMMERCE_HANDOVER_POLL  10
-#define NGX_COMMERCE_HANDOVER_WAIT  300     /* then it did not listen any more */
+#define NGX_COMMERCE_HANDOVER_WAIT  500     /* then it did not listen any more */
+#define NGX_COMMERCE_HANDOVER_STAY  1000    /* of a listener that leaves */
 
 
 typedef struct {
@@ -61,6 +62,8 @@ ngx_commerce_invalidate_init(ngx_commerce_handover_t *sh,
     ngx_commerce_invalidate.timer.data = &ngx_commerce_invalidate;
     ngx_commerce_invalidate.timer.log = log;
     ngx_commerce_invalidate.timer.cancelable = 1;
+
+    ngx_commerce_pg_listen_linger(NGX_COMMERCE_HANDOVER_STAY);
 
     ngx_commerce_pg_on_notify("commerce_invalidate",
                               ngx_commerce_invalidate_notify);
@@ -114,19 +117,37 @@ ngx_commerce_handover_notify(ngx_str_t *channel, ngx_str_t *payload)
         && ngx_memcmp(asked.data, payload->data, asked.len) == 0)
     {
         sh->answered = token;
+
+        /* the successor hears what comes from now on */
+        ngx_commerce_pg_listen_linger(0);
     }
 }
 
 
+/* NGX_ERROR: there is nobody to ask. */
+
 static ngx_int_t
 ngx_commerce_handover_ask(void)
 {
-    u_char                 text[NGX_INT64_LEN];
-    ngx_str_t              value;
-    ngx_atomic_uint_t      token;
-    ngx_commerce_pg_op_t  *op;
+    u_char                    text[NGX_INT64_LEN];
+    ngx_str_t                 value;
+    ngx_uint_t                first;
+    ngx_atomic_uint_t         token;
+    ngx_commerce_pg_op_t     *op;
+    ngx_commerce_handover_t  *sh;
+
+    sh = ngx_commerce_invalidate.sh;
 
     if (RAND_bytes((u_char *) &token, sizeof(token)) != 1) {
+        return NGX_ERROR;
+    }
+
+    first = (sh->asked == 0);
+
+    ngx_commerce_invalidate.token = token;
+    sh->asked = token;
+
+    if (first) {
         return NGX_ERROR;
     }
 
@@ -144,9 +165,6 @@ ngx_commerce_handover_ask(void)
     op->query.values = &value;
     op->own_sync = 1;
     op->handler = ngx_commerce_handover_asked;
-
-    ngx_commerce_invalidate.token = token;
-    ngx_commerce_invalidate.sh->asked = token;
 
     if (ngx_commerce_pg_submit(op) != NGX_OK) {
         return NGX_ERROR;

@@ -236,7 +236,6 @@ ngx_commerce_native_reply(ngx_commerce_request_t *c, ngx_uint_t status,
     ngx_memcpy(body.data, text, body.len);
 
     ngx_commerce_step_reply(c, status, &body);
-    ngx_str_set(&c->step.headers, "{\"Cache-Control\":\"no-store\"}");
 
     return NGX_OK;
 }

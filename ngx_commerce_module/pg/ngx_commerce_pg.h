@@ -122,5 +122,8 @@ typedef void (*ngx_commerce_pg_notify_pt)(ngx_str_t *channel,
 void ngx_commerce_pg_on_notify(const char *channel,
     ngx_commerce_pg_notify_pt handler);     /* from init_process of another module */
 
+/* A worker that leaves goes on listening for so long, until a successor does; 0: not, or no longer. */
+void ngx_commerce_pg_listen_linger(ngx_msec_t delay);
+
 
 #endif /* NGX_COMMERCE_PG_H */

@@ -23,6 +23,8 @@ static void ngx_commerce_pg_listen_up(ngx_commerce_pg_link_t *link);
 static void ngx_commerce_pg_listen_input(ngx_commerce_pg_link_t *link);
 static ngx_int_t ngx_commerce_pg_listen_result(ngx_commerce_pg_link_t *link);
 static void ngx_commerce_pg_listen_deadline(ngx_event_t *ev);
+static void ngx_commerce_pg_listen_closing(ngx_commerce_pg_link_t *link);
+static void ngx_commerce_pg_listen_left(ngx_event_t *ev);
 static void ngx_commerce_pg_listen_down(ngx_commerce_pg_link_t *link);
 static void ngx_commerce_pg_listen_tell(ngx_str_t *channel,
     ngx_str_t *payload);
@@ -37,6 +39,11 @@ static ngx_uint_t              ngx_commerce_pg_listeners_count;
 static ngx_commerce_pg_link_t  ngx_commerce_pg_listen_link;
 static ngx_event_t             ngx_commerce_pg_listen_timer;
 static ngx_uint_t              ngx_commerce_pg_listen_pending;
+
+/* how long a worker that leaves goes on listening for its successor */
+
+static ngx_msec_t              ngx_commerce_pg_listen_lingers;
+static ngx_event_t             ngx_commerce_pg_listen_linger_timer;
 
 
 void
@@ -65,6 +72,19 @@ ngx_commerce_pg_on_notify(const char *channel,
 
 
 void
+ngx_commerce_pg_listen_linger(ngx_msec_t delay)
+{
+    ngx_commerce_pg_listen_lingers = delay;
+
+    /* not from here: a handler of this connection may be the caller */
+
+    if (delay == 0 && ngx_commerce_pg_listen_linger_timer.timer_set) {
+        ngx_add_timer(&ngx_commerce_pg_listen_linger_timer, 1);
+    }
+}
+
+
+void
 ngx_commerce_pg_listen_init(ngx_commerce_pg_main_conf_t *pmcf, ngx_log_t *log)
 {
     ngx_commerce_pg_link_t  *link;
@@ -77,7 +97,7 @@ ngx_commerce_pg_listen_init(ngx_commerce_pg_main_conf_t *pmcf, ngx_log_t *log)
     link->up = ngx_commerce_pg_listen_up;
     link->input = ngx_commerce_pg_listen_input;
     link->down = ngx_commerce_pg_listen_down;
-    link->closing = ngx_commerce_pg_link_close;
+    link->closing = ngx_commerce_pg_listen_closing;
 
     /* first when every module's init_process ran and registered */
 
@@ -94,6 +114,10 @@ ngx_commerce_pg_listen_close(void)
 {
     if (ngx_commerce_pg_listen_timer.timer_set) {
         ngx_del_timer(&ngx_commerce_pg_listen_timer);
+    }
+
+    if (ngx_commerce_pg_listen_linger_timer.timer_set) {
+        ngx_del_timer(&ngx_commerce_pg_listen_linger_timer);
     }
 
     ngx_commerce_pg_link_close(&ngx_commerce_pg_listen_link);
@@ -242,6 +266,40 @@ ngx_commerce_pg_listen_deadline(ngx_event_t *ev)
     ngx_commerce_pg_link_fail(&ngx_commerce_pg_listen_link,
                               "LISTEN was not answered within "
                               "connect_timeout");
+}
+
+
+/*
+ * After a reload: notices are still heard here until the new worker listens.
+ * The timer holds the worker, so it is short and not cancelable.
+ */
+
+static void
+ngx_commerce_pg_listen_closing(ngx_commerce_pg_link_t *link)
+{
+    ngx_event_t  *ev;
+
+    ev = &ngx_commerce_pg_listen_linger_timer;
+
+    if (!ngx_exiting || ev->timer_set || ngx_commerce_pg_listen_lingers == 0
+        || link->state != NGX_COMMERCE_PG_LINK_UP)
+    {
+        ngx_commerce_pg_listen_close();
+        return;
+    }
+
+    ev->handler = ngx_commerce_pg_listen_left;
+    ev->data = link;
+    ev->log = ngx_commerce_pg_listen_timer.log;
+
+    ngx_add_timer(ev, ngx_commerce_pg_listen_lingers);
+}
+
+
+static void
+ngx_commerce_pg_listen_left(ngx_event_t *ev)
+{
+    ngx_commerce_pg_listen_close();
 }
 
 
