@@ -185,6 +185,7 @@ def arguments(text, start):
             continue
         name = words[1] if words[0].upper() in ("IN", "INOUT", "VARIADIC") \
             else words[0]
+        name = name.strip('"')
         names.append(name)
         if not re.search(r"\bDEFAULT\b|=", part, re.I):
             needed.append(name)
