@@ -119,7 +119,8 @@ step() {
         printf '%-12s …' "$STEP" >&3
     fi
 
-    "$@" >"$STEP_LOG" 2>&1 </dev/null
+    : >"$STEP_LOG"
+    "$@" >>"$STEP_LOG" 2>&1 </dev/null
 
     if [ -t 3 ]; then
         printf '\r' >&3

@@ -154,7 +154,7 @@ def test_killed_workers_lose_and_duplicate_no_order(shop):
                     continue
                 assert answer.status_code in (201, 409, 503), answer.text
                 if answer.status_code == 201:
-                    done[key] = answer.json()["order_number"]
+                    done[key] = answer.json()["number"]
                     break
                 time.sleep(0.05)
 
