@@ -109,7 +109,10 @@ ngx_commerce_cached_call(ngx_commerce_request_t *c,
     for (i = 0; i < call->args_count; i++) {
         *p++ = '\0';
         *p++ = args[i].data ? '=' : '-';
-        p = ngx_cpymem(p, args[i].data, args[i].len);
+
+        if (args[i].len) {
+            p = ngx_cpymem(p, args[i].data, args[i].len);
+        }
     }
 
     key.len = p - key.data;
