@@ -120,7 +120,7 @@ class Probe:
 
     def ready(self):
         """Every worker that takes requests has all its connections."""
-        wait_for(lambda: all(self.status()[0].values()) and len({self.status()[1] for _ in range(10)}) == 2, 15, "all lanes serve")
+        wait_for(lambda: all(self.status()[0].values()) and len({self.status()[1] for _ in range(10)}) == 2, 40, "all lanes serve")
 
     def status(self):
         text = httpx.get(self.url + "/status").text
@@ -257,13 +257,13 @@ def test_the_server_restarts_under_load(probe):
     threads += [threading.Thread(target=load, args=("/inc",), kwargs={"k": 5 + i, "s": 0}) for i in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: answers[200] > 100, 10, "traffic")
+    wait_for(lambda: answers[200] > 100, 30, "traffic")
     probe.postgres("stop", "immediate")
-    wait_for(lambda: answers[503] > 10, 10, "refusals")
+    wait_for(lambda: answers[503] > 10, 30, "refusals")
     probe.postgres("start")
     probe.ready()
     after = answers[200]
-    wait_for(lambda: answers[200] > after + 100, 10, "traffic again")
+    wait_for(lambda: answers[200] > after + 100, 30, "traffic again")
     stop.set()
     for thread in threads:
         thread.join()
