@@ -552,6 +552,9 @@ def test_addresses_go_with_the_order(shop):
     order = buyer.checkout([(variant, 1)])[1]
     assert (order["shipping_address"]["name"], order["billing_address"]["name"]) == ("Ann at work", "Ann at work")
 
+    order = buyer.checkout([(variant, 1)], billing_address_id=uuid.UUID(home["id"]))[1]
+    assert (order["shipping_address"]["name"], order["billing_address"]["name"]) == ("Ann at work", "Ann")
+
     with pytest.raises(Problem) as foreign:
         shop.client().checkout([(variant, 1)], shipping_address_id=uuid.UUID(home["id"]))
     assert foreign.value.code == "address-unknown"

@@ -22,12 +22,10 @@ BEGIN
         SELECT k.key INTO secret FROM shop.order_key k WHERE k.tenant_id = tenant;
     END IF;
 
-    FOR round IN 1 .. 4 LOOP
-        n := r;
-        r := l # (hashint8extended(r, secret + round) & half);
-        l := n;
-    END LOOP;
-
+    l := l # (hashint8extended(r, secret + 1) & half);
+    r := r # (hashint8extended(l, secret + 2) & half);
+    l := l # (hashint8extended(r, secret + 3) & half);
+    r := r # (hashint8extended(l, secret + 4) & half);
     n := (l << 20) | r;
     RETURN substr(digits, (n >> 35)::int + 1, 1) || substr(digits, ((n >> 30) & 31)::int + 1, 1)
         || substr(digits, ((n >> 25) & 31)::int + 1, 1) || substr(digits, ((n >> 20) & 31)::int + 1, 1)
@@ -94,31 +92,35 @@ END
 $$;
 
 
--- The snapshot of an address of whoever asks; 422 when it is not theirs.  Without an id their default of that type, or NULL.
-CREATE OR REPLACE FUNCTION domain.address_snapshot(address_id uuid, address_type text) RETURNS jsonb
+-- Snapshots of the addresses of whoever asks, by id or, where there is none, their default of that type, or NULL.  422 when an id is not
+-- theirs.
+CREATE OR REPLACE FUNCTION domain.address_snapshots(shipping_id uuid, billing_id uuid, OUT shipping jsonb, OUT billing jsonb)
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     tenant  bigint := domain.tenant_id();
     person  uuid := domain.principal();
-    a       shop.address;
+    a       record;
 BEGIN
-    IF address_id IS NULL THEN
-        SELECT * INTO a FROM shop.address x
-         WHERE x.tenant_id = tenant AND x.user_id = person AND x.type = address_type AND x.is_default
-           AND x.deleted_at IS NULL;
-    ELSE
-        SELECT * INTO a FROM shop.address x
-         WHERE x.tenant_id = tenant AND x.id = address_id AND x.user_id = person AND x.deleted_at IS NULL;
-        IF NOT FOUND THEN
-            PERFORM domain.fail(422, 'address-unknown', 'You have no such address.', jsonb_build_object('address_id', address_id));
+    FOR a IN
+        SELECT x.type, x.id, x.is_default, jsonb_strip_nulls(jsonb_build_object(
+                   'name', x.name, 'company', x.company, 'line1', x.line1, 'line2', x.line2, 'city', x.city, 'region', x.region,
+                   'postal_code', x.postal_code, 'country', x.country, 'phone', x.phone)) AS snapshot
+          FROM shop.address x
+         WHERE x.tenant_id = tenant AND x.user_id = person AND x.deleted_at IS NULL
+           AND (x.is_default OR x.id IN (shipping_id, billing_id))
+    LOOP
+        IF a.id = shipping_id OR (shipping_id IS NULL AND a.is_default AND a.type = 'SHIPPING') THEN
+            shipping := a.snapshot;
         END IF;
-    END IF;
+        IF a.id = billing_id OR (billing_id IS NULL AND a.is_default AND a.type = 'BILLING') THEN
+            billing := a.snapshot;
+        END IF;
+    END LOOP;
 
-    IF a.id IS NULL THEN
-        RETURN NULL;
+    IF (shipping_id IS NOT NULL AND shipping IS NULL) OR (billing_id IS NOT NULL AND billing IS NULL) THEN
+        PERFORM domain.fail(422, 'address-unknown', 'You have no such address.', jsonb_build_object(
+                                'address_id', CASE WHEN shipping IS NULL THEN coalesce(shipping_id, billing_id) ELSE billing_id END));
     END IF;
-    RETURN jsonb_strip_nulls(jsonb_build_object('name', a.name, 'company', a.company, 'line1', a.line1, 'line2', a.line2, 'city', a.city,
-                              'region', a.region, 'postal_code', a.postal_code, 'country', a.country, 'phone', a.phone));
 END
 $$;
 
@@ -160,6 +162,7 @@ DECLARE
     at       text := domain.ts(now());
     owner    text := CASE WHEN person IS NULL THEN guest ELSE 'u:' || person END;
     p        record;
+    book     record;
     o        shop.orders;
     items    json;
     bought   jsonb;
@@ -197,8 +200,9 @@ BEGIN
     END LOOP;
 
     IF person IS NOT NULL THEN
-        shipping_address := coalesce(shipping_address, domain.address_snapshot(shipping_address_id, 'SHIPPING'));
-        billing_address := coalesce(billing_address, domain.address_snapshot(billing_address_id, 'BILLING'));
+        book := domain.address_snapshots(shipping_address_id, billing_address_id);
+        shipping_address := coalesce(shipping_address, book.shipping);
+        billing_address := coalesce(billing_address, book.billing);
     END IF;
 
     INSERT INTO shop.orders AS n (

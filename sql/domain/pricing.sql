@@ -76,9 +76,11 @@ BEGIN
            array_agg(x.sku), array_agg(x.name), array_agg(x.slug), array_agg(x.image),
            array_agg(x.unit_amount), array_agg(x.unit_amount * x.quantity),
            array_agg(domain.tax_for_line(x.unit_amount * x.quantity, setting.tax_rate_bp, setting.tax_inclusive)),
-           array_agg(x.available), array_agg(x.low_stock_threshold)
+           array_agg(x.available), array_agg(x.low_stock_threshold),
+           coalesce(sum(x.unit_amount * x.quantity), 0),
+           coalesce(sum(domain.tax_for_line(x.unit_amount * x.quantity, setting.tax_rate_bp, setting.tax_inclusive)), 0)
       INTO variant_ids, product_ids, quantities, skus, names, slugs, images, unit_amounts, line_amounts, tax_amounts, available,
-           thresholds
+           thresholds, subtotal, tax
       FROM (SELECT l.variant_id, l.quantity, v.*
               FROM (SELECT e.variant_id, sum(e.quantity)::bigint AS quantity, min(e.place) AS place
                       FROM ROWS FROM (jsonb_to_recordset(lines) AS (variant_id bigint, quantity int))
@@ -104,9 +106,7 @@ BEGIN
          WHERE l.variant_id <> ALL (coalesce(variant_ids, '{}'));
     END IF;
 
-    subtotal := coalesce((SELECT sum(a) FROM unnest(line_amounts) a), 0);
     discount := 0;
-    tax := coalesce((SELECT sum(a) FROM unnest(tax_amounts) a), 0);
     shipping := domain.shipping_for(subtotal, setting.shipping_flat, setting.shipping_free_from);
     total := subtotal - discount + shipping + CASE WHEN tax_inclusive THEN 0 ELSE tax END;
 END

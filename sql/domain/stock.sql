@@ -39,66 +39,59 @@ END
 $$;
 
 
--- Takes stock for an order, all lines or none: locks, checks and decrements; 409 out-of-stock otherwise.  Lines are filled from
--- locations by their id; what is missing may be owed by one that allows backorders.  Variants must be distinct; the arrays are
--- parallel.
-CREATE OR REPLACE FUNCTION domain.stock_take(order_id uuid, variant_ids bigint[], quantities bigint[], thresholds int[])
-RETURNS void LANGUAGE plpgsql AS $$
+-- How an order is filled when one location does not do: by location, what is missing owed by one that allows backorders, 409
+-- out-of-stock when there is none.  The rows are the caller's, locked.  before: by line, what could be promised, NULL when it is not
+-- counted.
+CREATE OR REPLACE FUNCTION domain.stock_allot(
+    variant_ids bigint[], quantities bigint[], OUT variants bigint[], OUT locations bigint[], OUT deltas int[], OUT before bigint[])
+LANGUAGE plpgsql AS $$
 DECLARE
-    tenant     bigint := domain.tenant_id();
-    lines      int := cardinality(variant_ids);
-    s          record;
-    place      int;
-    k          int;
-    free       bigint;
-    n          bigint;
-    -- by line: still to be found, free before, the location that may owe, counted at all
-    wanted     bigint[] := quantities;
-    before     bigint[] := array_fill(0::bigint, ARRAY[lines]);
-    lenders    bigint[] := array_fill(NULL::bigint, ARRAY[lines]);
-    counted    boolean[] := array_fill(true, ARRAY[lines]);
-    -- by row to change
-    variants   bigint[] := '{}';
-    locations  bigint[] := '{}';
-    deltas     int[] := '{}';
+    lines    int := cardinality(variant_ids);
+    s        record;
+    place    int;
+    k        int;
+    n        bigint;
+    -- by line: still to be found, the location that may owe
+    wanted   bigint[] := quantities;
+    lenders  bigint[] := array_fill(NULL::bigint, ARRAY[lines]);
 BEGIN
+    variants := '{}';
+    locations := '{}';
+    deltas := '{}';
+    before := array_fill(0::bigint, ARRAY[lines]);
+
     FOR s IN
-        SELECT l.variant_id, l.location_id, l.on_hand, l.reserved, l.allow_backorder, l.track_stock
+        SELECT l.variant_id, l.location_id, l.on_hand - l.reserved AS free, l.allow_backorder, l.track_stock
           FROM shop.stock l
-         WHERE l.tenant_id = tenant AND l.variant_id = ANY (variant_ids)
-         ORDER BY l.variant_id, l.location_id
-           FOR UPDATE
+         WHERE l.tenant_id = domain.tenant_id() AND l.variant_id = ANY (variant_ids)
+         ORDER BY l.track_stock, l.variant_id, l.location_id
     LOOP
         place := array_position(variant_ids, s.variant_id);
 
-        IF NOT s.track_stock THEN
-            counted[place] := false;
-        ELSE
-            free := s.on_hand - s.reserved;
-            IF s.allow_backorder AND lenders[place] IS NULL THEN
-                lenders[place] := s.location_id;
-            END IF;
-            IF free > 0 THEN
-                before[place] := before[place] + free;
-                n := least(wanted[place], free);
-                IF n > 0 THEN
-                    variants := variants || s.variant_id;
-                    locations := locations || s.location_id;
-                    deltas := deltas || n::int;
-                    wanted[place] := wanted[place] - n;
-                END IF;
+        IF NOT s.track_stock THEN               -- endless at one location: nothing of it is counted
+            before[place] := NULL;
+            wanted[place] := 0;
+        END IF;
+        IF s.allow_backorder AND lenders[place] IS NULL THEN
+            lenders[place] := s.location_id;
+        END IF;
+        IF s.track_stock AND s.free > 0 THEN
+            before[place] := before[place] + s.free;
+            n := least(wanted[place], s.free);
+            IF n > 0 THEN
+                variants := variants || s.variant_id;
+                locations := locations || s.location_id;
+                deltas := deltas || n::int;
+                wanted[place] := wanted[place] - n;
             END IF;
         END IF;
     END LOOP;
 
     FOR place IN 1 .. lines LOOP
-        CONTINUE WHEN wanted[place] = 0 OR NOT counted[place];
+        CONTINUE WHEN wanted[place] = 0;
 
         IF lenders[place] IS NULL THEN
-            PERFORM domain.fail_out_of_stock(variant_ids, quantities,
-                (SELECT array_agg(CASE WHEN x.counted THEN x.before ELSE x.quantity END ORDER BY x.place)
-                   FROM ROWS FROM (unnest(before), unnest(counted), unnest(quantities))
-                        WITH ORDINALITY AS x (before, counted, quantity, place)));
+            PERFORM domain.fail_out_of_stock(variant_ids, quantities, before);
         END IF;
 
         k := (SELECT x.k
@@ -112,16 +105,45 @@ BEGIN
             deltas[k] := deltas[k] + wanted[place]::int;
         END IF;
     END LOOP;
+END
+$$;
 
-    IF variants = '{}' THEN
-        RETURN;
+
+-- Takes stock for an order, all lines or none: locks, checks and decrements; 409 out-of-stock otherwise.  Variants must be distinct; the
+-- arrays are parallel.  Nearly always each line is filled from the one row of its variant, so that is looked at first and costs no loop.
+CREATE OR REPLACE FUNCTION domain.stock_take(order_id uuid, variant_ids bigint[], quantities bigint[], thresholds int[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    tenant  bigint := domain.tenant_id();
+    held    record;
+    low     boolean;
+    k       int;
+BEGIN
+    SELECT array_agg(s.variant_id) AS variants, array_agg(s.location_id) AS locations, array_agg(s.quantity) AS deltas,
+           array_agg(s.free ORDER BY s.place) AS before,
+           count(*) = cardinality(variant_ids) AND bool_and(s.track_stock AND s.free >= s.quantity) AS enough,
+           bool_or(s.free > s.threshold AND s.free - s.quantity <= s.threshold) AS low
+      INTO held
+      FROM (SELECT h.*, quantities[h.place]::int AS quantity, thresholds[h.place] AS threshold
+              FROM (SELECT l.variant_id, l.location_id, (l.on_hand - l.reserved)::bigint AS free, l.track_stock,
+                           array_position(variant_ids, l.variant_id) AS place
+                      FROM shop.stock l
+                     WHERE l.tenant_id = tenant AND l.variant_id = ANY (variant_ids)
+                     ORDER BY l.variant_id, l.location_id
+                       FOR UPDATE) h) s;
+
+    IF NOT held.enough THEN
+        held := domain.stock_allot(variant_ids, quantities);
+        low := true;                            -- perhaps
+    ELSE
+        low := held.low;
     END IF;
 
     -- the condition holds, the rows are locked; it is here because here nobody can forget it
     WITH taken AS (
         UPDATE shop.stock l
            SET on_hand = l.on_hand - d.delta, version = l.version + 1, updated_at = now()
-          FROM unnest(variants, locations, deltas) AS d (variant_id, location_id, delta)
+          FROM unnest(held.variants, held.locations, held.deltas) AS d (variant_id, location_id, delta)
          WHERE l.tenant_id = tenant AND l.variant_id = d.variant_id AND l.location_id = d.location_id
            AND (l.on_hand - l.reserved >= d.delta OR l.allow_backorder)
         RETURNING l.variant_id, l.location_id, d.delta, l.on_hand
@@ -131,15 +153,15 @@ BEGIN
       FROM taken t;
 
     GET DIAGNOSTICS k = ROW_COUNT;
-    IF k <> cardinality(variants) THEN
-        RAISE EXCEPTION 'stock_take: % of % rows changed under their lock', k, cardinality(variants);
+    IF k <> cardinality(held.variants) THEN
+        RAISE EXCEPTION 'stock_take: % of % rows changed under their lock', k, cardinality(held.variants);
     END IF;
 
-    FOR place IN 1 .. lines LOOP
-        IF before[place] > thresholds[place] AND before[place] - quantities[place] <= thresholds[place] AND counted[place] THEN
-            PERFORM domain.stock_low(variant_ids[place], greatest(before[place] - quantities[place], 0), thresholds[place]);
-        END IF;
-    END LOOP;
+    IF low THEN
+        PERFORM domain.stock_low(x.variant_id, greatest(x.before - x.quantity, 0), x.threshold)
+           FROM unnest(variant_ids, quantities, thresholds, held.before) AS x (variant_id, quantity, threshold, before)
+          WHERE x.before > x.threshold AND x.before - x.quantity <= x.threshold;
+    END IF;
 
     PERFORM domain.stock_changed(variant_ids);
 END
