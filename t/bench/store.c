@@ -1,6 +1,7 @@
 /*
  * Cost of a hit in ngx_commerce_store, by size of the body and number of
- * processes, with one writer of 1,000 entries a second beside them.
+ * processes, with 400 keys, alone and beside a writer of 1,000
+ * entries a second.
  *
  *   gcc -std=gnu11 -O2 -Ingx_commerce_module/core t/bench/store.c ngx_commerce_module/core/ngx_commerce_store.c -o /tmp/store && /tmp/store
  */
@@ -18,7 +19,7 @@
 
 
 #define SIZE     (64 * 1024 * 1024)
-#define KEYS     1000
+#define KEYS     400
 #define ROUNDS   1000000
 
 
