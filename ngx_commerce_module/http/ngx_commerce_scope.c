@@ -182,7 +182,9 @@ ngx_commerce_scope_render(ngx_commerce_request_t *c,
     text->len = len;
 
     for (i = 0; i < t->count; i++) {
-        p = ngx_cpymem(p, values[i].data, values[i].len);
+        if (values[i].len) {
+            p = ngx_cpymem(p, values[i].data, values[i].len);
+        }
     }
 
     return NGX_OK;
