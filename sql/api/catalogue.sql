@@ -39,7 +39,7 @@ BEGIN
         SELECT domain.category_tree(c.id) INTO categories
           FROM shop.category c
          WHERE c.tenant_id = tenant AND c.deleted_at IS NULL
-           AND (c.slug = category OR category ~ '^[0-9]{1,18}$' AND c.id = category::bigint);
+           AND (CASE WHEN category ~ '^[0-9]{1,18}$' THEN c.id = category::bigint ELSE c.slug = category END);
         valid := categories IS NOT NULL;
     END IF;
 

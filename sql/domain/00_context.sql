@@ -59,7 +59,7 @@ $$;
 
 -- {"amount": 1999, "currency": "EUR"}
 CREATE OR REPLACE FUNCTION domain.money(amount bigint, currency text) RETURNS json
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT ('{"amount":' || amount || ',"currency":"' || currency || '"}')::json
 $$;
 
