@@ -58,19 +58,21 @@ CREATE OR REPLACE FUNCTION domain.search_query(search text) RETURNS tsquery
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     tenant  bigint := domain.tenant_id();
-    wanted  tsquery := websearch_to_tsquery('shop.words', search) || plainto_tsquery('simple', search);
+    wanted  tsquery := websearch_to_tsquery('shop.words', search);
     fixed   text;
 BEGIN
-    IF numnode(wanted) = 0 THEN
-        RETURN plainto_tsquery('simple', search);
+    -- SKUs and model numbers are not stemmed; of words that are all too common to be kept something must be left
+    IF search ~ '[0-9]' OR numnode(wanted) = 0 THEN
+        wanted := wanted || plainto_tsquery('simple', search);
     END IF;
 
-    IF EXISTS (SELECT FROM shop.product_card c WHERE c.tenant_id = tenant AND c.search @@ wanted) THEN
+    -- words that only descriptions have are unknown to the list of words, but not unfindable
+    fixed := domain.search_corrected(search);
+    IF fixed IS NULL OR EXISTS (SELECT FROM shop.product_card c WHERE c.tenant_id = tenant AND c.search @@ wanted) THEN
         RETURN wanted;
     END IF;
 
-    fixed := domain.search_corrected(search);
-    RETURN CASE WHEN fixed IS NULL THEN wanted ELSE websearch_to_tsquery('shop.words', fixed) END;
+    RETURN websearch_to_tsquery('shop.words', fixed);
 END
 $$;
 
@@ -174,6 +176,9 @@ BEGIN
         -- ranking reads every hit: up to 500 are ranked, more are too common a word for rank to tell them apart
         EXECUTE 'SELECT array_agg(product_id) FROM (SELECT c.product_id FROM shop.product_card c WHERE ' || conditions || ' LIMIT 501) x'
            INTO few USING tenant, query, categories, brand, min_price, max_price, min_rating;
+        IF few IS NULL THEN
+            RETURN;
+        END IF;
     END IF;
 
     CASE
