@@ -117,22 +117,25 @@ DECLARE
     tenant  bigint := domain.tenant_id();
     held    record;
     low     boolean;
+    simple  boolean;
     k       int;
 BEGIN
     SELECT array_agg(s.variant_id) AS variants, array_agg(s.location_id) AS locations, array_agg(s.quantity) AS deltas,
+           array_agg(s.product_id) AS products,
            array_agg(s.free ORDER BY s.place) AS before,
            count(*) = cardinality(variant_ids) AND bool_and(s.track_stock AND s.free >= s.quantity) AS enough,
            bool_or(s.free > s.threshold AND s.free - s.quantity <= s.threshold) AS low
       INTO held
       FROM (SELECT h.*, quantities[h.place]::int AS quantity, thresholds[h.place] AS threshold
-              FROM (SELECT l.variant_id, l.location_id, (l.on_hand - l.reserved)::bigint AS free, l.track_stock,
+              FROM (SELECT l.variant_id, l.location_id, l.product_id, (l.on_hand - l.reserved)::bigint AS free, l.track_stock,
                            array_position(variant_ids, l.variant_id) AS place
                       FROM shop.stock l
                      WHERE l.tenant_id = tenant AND l.variant_id = ANY (variant_ids)
                      ORDER BY l.variant_id, l.location_id
                        FOR UPDATE) h) s;
 
-    IF NOT held.enough THEN
+    simple := held.enough;
+    IF NOT simple THEN
         held := domain.stock_allot(variant_ids, quantities);
         low := true;                            -- perhaps
     ELSE
@@ -157,13 +160,29 @@ BEGIN
         RAISE EXCEPTION 'stock_take: % of % rows changed under their lock', k, cardinality(held.variants);
     END IF;
 
+    -- What the reading side shows falls by what was free and is sold; only where that leaves nothing, or something is owed or not
+    -- counted, must it be summed again.
+    IF simple THEN
+        UPDATE shop.product_stock l
+           SET stock = l.stock - d.delta
+          FROM (SELECT x.product_id, sum(x.delta)::int AS delta
+                  FROM unnest(held.products, held.deltas) AS x (product_id, delta)
+                 GROUP BY x.product_id
+                 ORDER BY x.product_id) d
+         WHERE l.tenant_id = tenant AND l.product_id = d.product_id AND l.stock > d.delta;
+
+        GET DIAGNOSTICS k = ROW_COUNT;
+        simple := k = cardinality(held.products);
+    END IF;
+    IF NOT simple THEN
+        PERFORM domain.stock_changed(variant_ids);
+    END IF;
+
     IF low THEN
         PERFORM domain.stock_low(x.variant_id, greatest(x.before - x.quantity, 0), x.threshold)
            FROM unnest(variant_ids, quantities, thresholds, held.before) AS x (variant_id, quantity, threshold, before)
           WHERE x.before > x.threshold AND x.before - x.quantity <= x.threshold;
     END IF;
-
-    PERFORM domain.stock_changed(variant_ids);
 END
 $$;
 
