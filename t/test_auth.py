@@ -380,7 +380,7 @@ def test_keys_rotate_and_are_not_confused(shop, claims, key):
     ("commerce_password_cost 4;", "value must be"),
     ("commerce_limit_policy x rate=1r/s;", "needs key= and rate="),
     ("commerce_limit_policy x key=ip rate=1;", "a rate is like"),
-    ("commerce_limit_policy ip key=ip rate=1r/s;", 'duplicate policy "ip"'),
+    ("commerce_limit_policy login key=ip rate=1r/s;", 'duplicate policy "login"'),
 ])
 def test_configuration_faults_name_the_cure(shop, tmp_path, line, why):
     short, everybody = tmp_path / "short", tmp_path / "open"

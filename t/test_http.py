@@ -79,7 +79,7 @@ def test_paths_without_version_are_deprecated_aliases(anyone):
 
 
 def test_security_headers_on_every_status(anyone, shop):
-    answers = [anyone.get("/api/v1/products"), anyone.get("/nothing"), anyone.post("/api/v1/checkout", json={}),
+    answers = [anyone.get("/api/v1/products"), anyone.get("/nothing"), anyone.get("/api/v1/orders"),
                anyone.get("/api/v1/products?limit=x")]
     assert [a.status_code for a in answers] == [200, 404, 401, 422]
     for answer in answers:
@@ -130,7 +130,7 @@ def test_correlation_id_and_trace_reach_the_events(shop, customer):
 
 
 def test_access_log_is_json(shop, customer):
-    customer.get("/api/v1/products/1", headers={"X-Correlation-ID": "log-1"})
+    customer.get("/api/v1/users/profile", headers={"X-Correlation-ID": "log-1"})
     customer.get("/api/v1/nothing?q=%22%5c%01", headers={"X-Correlation-ID": "log-2", "User-Agent": 'a"b\\c\x7f'})
 
     def entries():
@@ -142,7 +142,7 @@ def test_access_log_is_json(shop, customer):
     found = wait_for(entries, 5, "access.log is flushed within a second")
     one = found["log-1"]
     assert one["tenant"] == "demo" and one["status"] == 200 and one["user"] == customer.user_id
-    assert one["route"] == shop.contract["paths"]["/api/v1/products/{id}"]["get"]["operationId"]
+    assert one["route"] == shop.contract["paths"]["/api/v1/users/profile"]["get"]["operationId"]
     assert one["request_time"] >= 0
     assert found["log-2"]["code"] == "not-found"
 
@@ -252,11 +252,19 @@ def test_a_price_of_the_client_is_refused(customer):
 
 @pytest.mark.parametrize("query, status", [
     ("limit=0", 422), ("limit=101", 422), ("limit=x", 422), ("limit=1&limit=2", 400), ("nothing=1", 400),
-    ("sort_by=password", 422), ("min_price=-1", 422), ("search=%ff", 422), ("search=%00", 422), ("search=%", 400),
-    ("search=%zz", 400), ("limit=1%20", 422),
+    ("sort_by=password", 422), ("min_price=-1", 422), ("search=%ff", 422), ("search=%00", 422),
+    ("limit=1%20", 422),
 ])
 def test_query(anyone, query, status):
     problem(anyone.get(f"/api/v1/products?{query}"), status)
+
+
+@pytest.mark.parametrize("query", [b"search=%", b"search=%zz", b"search=%4", b"%=1"])
+def test_malformed_query(shop, query):
+    """As raw bytes: a client library would mend it."""
+    answer = shop.raw(b"GET /api/v1/products?" + query + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.split()[1] == b"400"
+    assert b'"code":"malformed-query"' in answer
 
 
 # ---- conditional requests ----

@@ -91,6 +91,14 @@ ngx_commerce_call_register(ngx_conf_t *cf, ngx_commerce_call_t *call)
     uint32_t    i;
     ngx_str_t   text, keep;
 
+    if (call->cache.tags_count > NGX_COMMERCE_CACHE_TAGS_MAX) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "commerce_contract: the call of %*s: a cached reply has "
+                      "%d tags at most", call->function.len,
+                      call->function.data, NGX_COMMERCE_CACHE_TAGS_MAX);
+        return NGX_ERROR;
+    }
+
     len = sizeof("SELECT s.status, s.body, s.headers, s.edge FROM () r, "
                  "LATERAL api.keep_reply(r.status, r.body, r.headers, r.edge)"
                  " s")

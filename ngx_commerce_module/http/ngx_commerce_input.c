@@ -367,6 +367,15 @@ ngx_commerce_input_value(ngx_commerce_request_t *c,
         return NGX_OK;
     }
 
+    /* its signature is its schema, and is judged when its neighbours are known */
+
+    if (ngx_commerce_schema_is_cursor(param->schema)) {
+        c->slots[param->slot].set = 1;
+        c->slots[param->slot].type = NGX_COMMERCE_JSON_STRING;
+        c->slots[param->slot].text = *text;
+        return NGX_OK;
+    }
+
     rc = ngx_commerce_schema_check_text(param->schema, param->wire,
                                         ngx_commerce_to_core(text), &value,
                                         violations);

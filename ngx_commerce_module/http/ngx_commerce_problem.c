@@ -281,7 +281,17 @@ ngx_commerce_problem_write(ngx_commerce_request_t *c, ngx_uint_t status,
 
     ngx_str_null(&type);
 
-    instance = c->request->uri;
+    /* as the client sent it: error_page may have led to another URI */
+
+    instance = c->request->unparsed_uri;
+    p = instance.len ? ngx_strlchr(instance.data,
+                                   instance.data + instance.len, '?')
+                     : NULL;
+
+    if (p) {
+        instance.len = p - instance.data;
+    }
+
     if (!ngx_commerce_utf8_valid(instance.data, instance.len)) {
         ngx_str_null(&instance);
     }

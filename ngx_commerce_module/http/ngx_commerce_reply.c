@@ -42,6 +42,9 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
     r = c->request;
     reply = &c->reply;
 
+    /* If-Match and If-None-Match are judged here, not by nginx for files */
+    r->disable_not_modified = 1;
+
     r->headers_out.status = reply->status;
     r->headers_out.content_length_n = reply->body.data ? reply->body.len : 0;
 

@@ -85,6 +85,12 @@ ngx_commerce_script_eval(ngx_commerce_request_t *c,
                                  ngx_commerce_script_handler, c);
 
     if (op == NULL) {
+
+        if (ngx_commerce_redis_available()) {
+            return ngx_commerce_problem_retry(c, 503, "overloaded", 1,
+                "Too many requests are waiting; nothing was done. Try again.");
+        }
+
         return ngx_commerce_script_down(c, step);
     }
 
@@ -141,18 +147,27 @@ ngx_commerce_script_handler(void *data, ngx_commerce_redis_status_t status,
 
     ngx_http_set_log_request(c->request->connection->log, c->request);
 
-    if (status == NGX_COMMERCE_REDIS_OK) {
+    switch (status) {
+
+    case NGX_COMMERCE_REDIS_OK:
         rc = ngx_commerce_script_reply(c, step, reply);
+        break;
 
-    } else {
+    case NGX_COMMERCE_REDIS_FAILED:
 
-        if (status == NGX_COMMERCE_REDIS_FAILED) {
-            ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
-                          "commerce: script \"%*s\" failed: %s",
-                          step->name.len, step->name.data,
-                          reply ? reply->str : "");
-        }
+        /* Redis is there and has the newest cart: going on in PostgreSQL would part the two */
 
+        ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
+                      "commerce: script \"%*s\" failed: %s",
+                      step->name.len, step->name.data,
+                      reply ? reply->str : "");
+
+        rc = ngx_commerce_problem_retry(c, 503, "unavailable", 2,
+                 "This part of the shop cannot answer at the moment; try "
+                 "again.");
+        break;
+
+    default:
         rc = ngx_commerce_script_down(c, step);
     }
 

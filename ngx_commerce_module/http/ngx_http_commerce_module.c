@@ -574,6 +574,14 @@ ngx_commerce_bind_operation(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
 {
     uint32_t  i;
 
+    if (op->cache.tags_count > NGX_COMMERCE_CACHE_TAGS_MAX) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "commerce_contract: operation \"%*s\": a cached reply "
+                      "has %d tags at most", op->id.len, op->id.data,
+                      NGX_COMMERCE_CACHE_TAGS_MAX);
+        return NGX_ERROR;
+    }
+
     for (i = 0; i < op->steps_count; i++) {
         if (ngx_commerce_bind_step(cf, op, &op->steps[i]) != NGX_OK) {
             return NGX_ERROR;
