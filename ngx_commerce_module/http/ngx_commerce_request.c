@@ -6,9 +6,13 @@
 
 
 #define NGX_COMMERCE_CORRELATION_MAX  64
+#define NGX_COMMERCE_HOLD_MAX         2000  /* ms */
+#define NGX_COMMERCE_HOLD_STEP        10
 
 
 static ngx_int_t ngx_commerce_request_begin(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_hold(ngx_commerce_request_t *c);
+static void ngx_commerce_request_again(ngx_http_request_t *r);
 static ngx_int_t ngx_commerce_request_guard(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_request_go(ngx_commerce_request_t *c);
 static void ngx_commerce_request_body_handler(ngx_http_request_t *r);
@@ -37,6 +41,14 @@ enum {
 };
 
 
+/*
+ * When this worker first missed the list of shops.  Holding ends soon after,
+ * so that an outage is answered at once.
+ */
+
+static ngx_msec_t  ngx_commerce_request_began;
+
+
 ngx_int_t
 ngx_commerce_request_handler(ngx_http_request_t *r)
 {
@@ -48,7 +60,13 @@ ngx_commerce_request_handler(ngx_http_request_t *r)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (ngx_commerce_request_begin(c) != NGX_OK) {
+    rc = ngx_commerce_request_begin(c);
+
+    if (rc == NGX_AGAIN) {
+        return ngx_commerce_request_hold(c);
+    }
+
+    if (rc != NGX_OK) {
         return ngx_commerce_request_refuse(c);
     }
 
@@ -108,11 +126,67 @@ ngx_commerce_request_body_handler(ngx_http_request_t *r)
 }
 
 
-/* Everything before the body.  NGX_OK with c->reply set: answered already. */
+/*
+ * The very first requests of a start or an upgrade come before the list of
+ * shops: they wait for it as a delayed request of limit_req does, and the
+ * handler runs again.
+ */
+
+static ngx_int_t
+ngx_commerce_request_hold(ngx_commerce_request_t *c)
+{
+    ngx_http_request_t  *r;
+
+    r = c->request;
+
+    if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_commerce_request_again;
+
+    r->connection->write->delayed = 1;
+    ngx_add_timer(r->connection->write, NGX_COMMERCE_HOLD_STEP);
+
+    r->main->count++;
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_commerce_request_again(ngx_http_request_t *r)
+{
+    ngx_event_t  *wev;
+
+    wev = r->connection->write;
+
+    if (wev->delayed) {
+
+        if (ngx_handle_write_event(wev, 0) != NGX_OK) {
+            ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
+        }
+
+        return;
+    }
+
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    ngx_http_finalize_request(r, ngx_commerce_request_handler(r));
+}
+
+
+/*
+ * Everything before the body.  NGX_OK with c->reply set: answered already.
+ * NGX_AGAIN: the list of shops is not there yet.
+ */
 
 static ngx_int_t
 ngx_commerce_request_begin(ngx_commerce_request_t *c)
 {
+    ngx_int_t            rc;
     ngx_http_request_t  *r;
 
     r = c->request;
@@ -131,9 +205,13 @@ ngx_commerce_request_begin(ngx_commerce_request_t *c)
         return NGX_ERROR;
     }
 
-    if (ngx_commerce_request_guard(c) != NGX_OK
-        || ngx_commerce_input_params(c) != NGX_OK)
-    {
+    rc = ngx_commerce_request_guard(c);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ngx_commerce_input_params(c) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -158,9 +236,15 @@ ngx_commerce_request_guard(ngx_commerce_request_t *c)
 {
     u_char      *p, id[36];
     uint32_t     i;
+    ngx_int_t    rc;
 
-    if (ngx_commerce_request_tenant(c) != NGX_OK
-        || ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_ADDRESS) != NGX_OK
+    rc = ngx_commerce_request_tenant(c);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_ADDRESS) != NGX_OK
         || ngx_commerce_request_auth(c) != NGX_OK
         || ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_PRINCIPAL)
            != NGX_OK)
@@ -478,6 +562,17 @@ ngx_commerce_request_tenant(ngx_commerce_request_t *c)
     }
 
     if (rc == NGX_AGAIN) {
+
+        if (ngx_commerce_request_began == 0) {
+            ngx_commerce_request_began = ngx_current_msec;
+        }
+
+        if (ngx_current_msec - ngx_commerce_request_began
+            < NGX_COMMERCE_HOLD_MAX)
+        {
+            return NGX_AGAIN;
+        }
+
         return ngx_commerce_problem_retry(c, 503, "starting", 1,
             "The list of shops has not been read yet; try again.");
     }
