@@ -18,9 +18,13 @@ def pytest_configure(config):
 def stack():
     folder = tempfile.mkdtemp(prefix="nginx-commerce-test.")
     stack = stack_module.Stack(folder)
-    stack.build()
     try:
-        stack.seed()
+        try:
+            stack.build()
+            stack.seed()
+        except Exception as e:
+            # without a stack there is nothing to test: once is enough to say so
+            pytest.exit(f"the stack does not start: {e}", returncode=1)
         yield stack
     finally:
         if os.environ.get("COMMERCE_TEST_KEEP"):
@@ -53,12 +57,15 @@ def staff(shop):
     return shop.staff()
 
 
-def pytest_sessionfinish(session):
+def pytest_sessionfinish(session, exitstatus):
     """Figures for scripts/test, which adds them up over all runners."""
     path = os.environ.get("COMMERCE_TEST_REPORT")
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if path and reporter:
-        stats = {name: len(reporter.stats.get(name, ())) for name in ("passed", "failed", "error", "skipped", "xpassed")}
+        stats = {name: len(reporter.stats.get(name, ()))
+                 for name in ("passed", "failed", "error", "skipped", "xpassed")}
+        failed = stats["failed"] + stats["error"] + stats["xpassed"]
+        if exitstatus and not failed:
+            failed = 1
         with open(path, "w", encoding="utf-8") as f:
-            json.dump({"passed": stats["passed"], "failed": stats["failed"] + stats["error"] + stats["xpassed"],
-                       "skipped": stats["skipped"]}, f)
+            json.dump({"passed": stats["passed"], "failed": failed, "skipped": stats["skipped"]}, f)

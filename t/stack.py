@@ -5,6 +5,7 @@ seeded one), an empty Redis and a new nginx; Stack.problems() says afterwards wh
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -46,7 +47,11 @@ def wait_for(condition, seconds=10.0, what=None):
         time.sleep(0.02)
 
 
+RESERVED = []
+
+
 def free_ports(count):
+    """Ports where nobody listens and which no other run of the tests has chosen."""
     first = int(os.environ.get("COMMERCE_TEST_PORT", "28000"))
     ports = []
     for port in random.sample(range(first, first + 1000), 1000):
@@ -54,6 +59,9 @@ def free_ports(count):
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 s.bind(("127.0.0.1", port))
+                lock = open(f"/tmp/.nginx-commerce-test.{port}", "a", encoding="ascii")
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                RESERVED.append(lock)
                 ports.append(port)
         if len(ports) == count:
             return ports
@@ -143,10 +151,20 @@ class Stack:
         self.run("wipe")
 
     def ready(self, seconds=20):
+        last = None
+
         def ready():
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200
-        wait_for(ready, seconds, "GET /health/ready answers 200")
+            nonlocal last
+            try:
+                last = httpx.get(f"{self.url}/health/ready", timeout=2)
+                return last.status_code == 200
+            except httpx.HTTPError as e:
+                last = e
+
+        try:
+            wait_for(ready, seconds, "GET /health/ready answers 200")
+        except AssertionError as e:
+            raise StackError("\n".join([str(e), getattr(last, "text", repr(last)), *self.log_lines()[-10:]])) from None
 
     # ---- configuration ----
 

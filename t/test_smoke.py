@@ -1,6 +1,7 @@
 """The purchase of the README, with curl and nothing else."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -13,7 +14,8 @@ from stack import ROOT
 def curl(shop, line):
     """Runs a line of shell with the shop's port in the place of 8080."""
     line = re.sub(r"(localhost|127\.0\.0\.1):8080", f"127.0.0.1:{shop.port}", line)
-    return subprocess.run(["bash", "-euo", "pipefail", "-c", line], capture_output=True, text=True, timeout=30)
+    return subprocess.run(["bash", "-euo", "pipefail", "-c", line], capture_output=True, text=True, timeout=60,
+                          cwd=ROOT, env={**os.environ, "COMMERCE_RUN": str(shop.folder)})
 
 
 def api(shop, method, path, token=None, body=None, headers=()):
