@@ -281,6 +281,7 @@ def test_pages_end(shop, catalogue):
 
 def test_facets(shop, catalogue):
     counts = shop.call("product_facets", tenant=catalogue, min_price=200)["facet_counts"]
+    assert shop.call("product_count", tenant=catalogue, count="estimate")["total"] > 0
     assert counts["price"] == {"min": 200, "max": 300} and counts["in_stock"] == 24
 
 

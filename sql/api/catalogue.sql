@@ -223,12 +223,12 @@ BEGIN
 END
 $$;
 
--- How many products the filters leave: exact, or the planner's estimate. {"total": n}
+-- How many products the filters leave: exact, or the planner's estimate. {"total": n}. Not STABLE: EXPLAIN would be refused.
 CREATE OR REPLACE FUNCTION api.product_count(
     search text DEFAULT NULL, category text DEFAULT NULL, brand text DEFAULT NULL,
     min_price bigint DEFAULT NULL, max_price bigint DEFAULT NULL, min_rating real DEFAULT NULL,
     in_stock boolean DEFAULT NULL, count text DEFAULT 'exact')
-RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     f       record := domain.product_filter(search, category, brand);
     source  text := 'FROM shop.product_card c WHERE '
