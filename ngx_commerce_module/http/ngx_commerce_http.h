@@ -80,9 +80,11 @@ typedef struct {
     ngx_array_t                   *files;       /* of ngx_str_t: commerce_contract */
     ngx_str_t                      environment;
     ngx_str_t                      problem_base;
+    ngx_msec_t                     maintenance; /* commerce_maintenance; 0: off */
     ngx_commerce_op_limits_t      *limits;      /* by op->index */
     ngx_commerce_pg_stmt_t        *begin_request;
     ngx_commerce_pg_stmt_t        *begin_command;
+    ngx_commerce_pg_stmt_t        *maintain;
     u_char                         cursor_key[32];
 } ngx_commerce_main_conf_t;
 
@@ -233,6 +235,12 @@ void ngx_commerce_cached_keep_response(ngx_commerce_request_t *c);
 ngx_int_t ngx_commerce_cached_call(ngx_commerce_request_t *c,
     const ngx_commerce_call_t *call, ngx_str_t *args);
 void ngx_commerce_cached_keep_call(ngx_commerce_request_t *c);
+
+/* ngx_commerce_maintenance.c */
+
+ngx_int_t ngx_commerce_maintenance_register(ngx_conf_t *cf,
+    ngx_commerce_main_conf_t *mcf);
+void ngx_commerce_maintenance_init(ngx_cycle_t *cycle);
 
 /* ngx_commerce_util.c */
 

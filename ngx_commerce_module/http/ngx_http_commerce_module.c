@@ -81,6 +81,13 @@ static ngx_command_t  ngx_commerce_commands[] = {
       offsetof(ngx_commerce_main_conf_t, problem_base),
       NULL },
 
+    { ngx_string("commerce_maintenance"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_commerce_main_conf_t, maintenance),
+      NULL },
+
     { ngx_string("commerce_tenant"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_str_slot,
@@ -301,6 +308,8 @@ ngx_commerce_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    mcf->maintenance = NGX_CONF_UNSET_MSEC;
+
     mcf->files = ngx_array_create(cf->pool, 2, sizeof(ngx_str_t));
     if (mcf->files == NULL) {
         return NULL;
@@ -415,7 +424,11 @@ ngx_commerce_postconfiguration(ngx_conf_t *cf)
 
     mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_commerce_module);
 
-    if (ngx_commerce_health_register(cf) != NGX_OK) {
+    ngx_conf_init_msec_value(mcf->maintenance, 60000);
+
+    if (ngx_commerce_maintenance_register(cf, mcf) != NGX_OK
+        || ngx_commerce_health_register(cf) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -490,6 +503,7 @@ ngx_commerce_init_process(ngx_cycle_t *cycle)
     if (ngx_process == NGX_PROCESS_WORKER || ngx_process == NGX_PROCESS_SINGLE)
     {
         ngx_commerce_health_init(cycle);
+        ngx_commerce_maintenance_init(cycle);
     }
 
     return NGX_OK;
