@@ -711,7 +711,8 @@ ngx_commerce_input_read(ngx_commerce_request_t *c, ngx_str_t *body)
 
             p += n;
 
-        } else {
+        } else if (b->last != b->pos) {
+            /* the last buffer of a chunked body has neither bytes nor memory */
             p = ngx_cpymem(p, b->pos, b->last - b->pos);
         }
     }
