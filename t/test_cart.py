@@ -307,3 +307,19 @@ def test_a_reload_sends_no_cart_to_postgresql(shop, buyer):
         assert add(buyer, BACKORDER).status_code == 201
     saved(shop, buyer)
     assert backup(shop, buyer)["version"] < 1000
+
+
+def test_a_checkout_tells_once_of_its_cart(shop):
+    """In its own transaction; the write-behind that follows says nothing more."""
+    user, token = shop.customers(1)[0]
+    customer = shop.edge(token=token)
+    assert add(customer, PLAIN).status_code == 201
+    owner = f"u:{user}"
+    wait_for(lambda: shop.rows("SELECT FROM shop.cart_backup WHERE owner = %s", owner), 10, "the cart is backed up")
+    assert customer.post("/api/v1/checkout", json={}).status_code == 201
+    wait_for(lambda: shop.value("SELECT document -> 'items' = '[]' FROM shop.cart_backup WHERE owner = %s", owner), 10,
+             "the emptied cart is backed up")
+    actions = [row["action"] for row in shop.rows(
+        "SELECT payload ->> 'action' AS action FROM event.outbox WHERE topic = 'cart.updated' AND aggregate_id = %s "
+        "ORDER BY id", owner)]
+    assert actions == ["add", "clear"]

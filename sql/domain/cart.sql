@@ -62,10 +62,14 @@ END
 $$;
 
 
--- Tells of a change. user_id is NULL for a guest.
+-- Tells of a change. user_id is NULL for a guest. A cart that became an order was told of by the checkout, in its transaction.
 CREATE OR REPLACE FUNCTION domain.cart_event(owner text, document jsonb, action text, product_id bigint, at timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    IF action = 'checkout' THEN
+        RETURN;
+    END IF;
+
     PERFORM domain.emit('cart.updated', 'shop.cart.updated.v1', 'cart', owner, jsonb_build_object(
         'user_id', CASE WHEN owner LIKE 'u:%' THEN substr(owner, 3) END,
         'action', action,
