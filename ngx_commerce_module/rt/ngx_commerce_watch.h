@@ -3,7 +3,7 @@
  * hiredis, an eventfd) inside nginx's event loop.
  *
  * nginx's own connections are edge-triggered; libpq and hiredis read once per
- * wake-up and would starve (docs/internals.md).  The watch never closes the
+ * wake-up and would starve (see README.md).  The watch never closes the
  * descriptor: close the watch first, then let the library close its socket.
  */
 
