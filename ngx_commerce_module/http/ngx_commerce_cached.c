@@ -12,7 +12,7 @@ static ngx_int_t ngx_commerce_cached_get(ngx_commerce_request_t *c,
     ngx_str_t *key, const ngx_commerce_cache_rule_t *rule,
     ngx_commerce_cache_ticket_t *ticket, ngx_commerce_reply_t *reply);
 static void ngx_commerce_cached_put(ngx_commerce_cache_ticket_t *ticket,
-    ngx_commerce_reply_t *reply, ngx_uint_t ttl);
+    ngx_commerce_reply_t *reply, ngx_str_t *headers, ngx_uint_t ttl);
 
 
 /* NGX_OK: c->reply is the answer.  NGX_DECLINED: it must be made.  NGX_AGAIN: made, not kept. */
@@ -62,6 +62,12 @@ ngx_commerce_cached_response(ngx_commerce_request_t *c)
     c->ticketed = (rc == NGX_DECLINED);
     c->cache_hit = (rc == NGX_OK);
 
+    if (rc == NGX_OK) {
+        c->reply.lines = c->reply.headers;
+        c->reply.rendered = 1;
+        ngx_str_null(&c->reply.headers);
+    }
+
     return rc;
 }
 
@@ -69,8 +75,13 @@ ngx_commerce_cached_response(ngx_commerce_request_t *c)
 void
 ngx_commerce_cached_keep_response(ngx_commerce_request_t *c)
 {
-    if (c->ticketed && c->reply.status == NGX_HTTP_OK) {
-        ngx_commerce_cached_put(&c->ticket, &c->reply, c->op->cache.ttl);
+    /* as lines: a hit has nothing to parse and nothing to hash */
+
+    if (c->ticketed && c->reply.status == NGX_HTTP_OK
+        && ngx_commerce_reply_render(c, &c->reply) == NGX_OK)
+    {
+        ngx_commerce_cached_put(&c->ticket, &c->reply, &c->reply.lines,
+                                c->op->cache.ttl);
     }
 
     c->ticketed = 0;
@@ -129,7 +140,7 @@ void
 ngx_commerce_cached_keep_call(ngx_commerce_request_t *c)
 {
     if (c->call_ticketed && c->step.status == NGX_HTTP_OK) {
-        ngx_commerce_cached_put(&c->call_ticket, &c->step,
+        ngx_commerce_cached_put(&c->call_ticket, &c->step, &c->step.headers,
                                 c->call->cache.ttl);
     }
 
@@ -175,12 +186,12 @@ ngx_commerce_cached_get(ngx_commerce_request_t *c, ngx_str_t *key,
 
 static void
 ngx_commerce_cached_put(ngx_commerce_cache_ticket_t *ticket,
-    ngx_commerce_reply_t *reply, ngx_uint_t ttl)
+    ngx_commerce_reply_t *reply, ngx_str_t *headers, ngx_uint_t ttl)
 {
     ngx_commerce_cache_entry_t  entry;
 
     entry.status = reply->status;
-    entry.headers = reply->headers;
+    entry.headers = *headers;
     entry.body = reply->body;
     entry.edge = reply->edge;
     entry.age = 0;
@@ -211,7 +222,11 @@ ngx_commerce_cached_tags(ngx_commerce_request_t *c,
         }
 
         tags[i].data = p;
-        tags[i].len = ngx_sprintf(p, "%V:%V", &c->tenant.id, &tag) - p;
+        tags[i].len = c->tenant.id.len + 1 + tag.len;
+
+        p = ngx_cpymem(p, c->tenant.id.data, c->tenant.id.len);
+        *p++ = ':';
+        ngx_memcpy(p, tag.data, tag.len);
     }
 
     return NGX_OK;

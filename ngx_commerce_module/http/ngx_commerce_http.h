@@ -23,7 +23,11 @@
 #include "ngx_commerce_limit.h"
 
 
-#define NGX_COMMERCE_VERSION  "0.1.0"
+#define NGX_COMMERCE_VERSION   "0.1.0"
+
+#define NGX_COMMERCE_UUID_LEN  36
+
+#define NGX_COMMERCE_NO_STORE  "private, no-store"
 
 
 typedef struct ngx_commerce_request_s  ngx_commerce_request_t;
@@ -44,9 +48,11 @@ typedef struct {
     ngx_uint_t  status;             /* 0: nothing yet */
     ngx_str_t   body;               /* JSON; data == NULL: none */
     ngx_str_t   headers;            /* JSON object, or empty */
+    ngx_str_t   lines;              /* the same for sending: "Name:value\n"… */
     ngx_str_t   edge;               /* JSON object, or empty */
     unsigned    problem:1;
     unsigned    replayed:1;
+    unsigned    rendered:1;         /* lines are made */
 } ngx_commerce_reply_t;
 
 
@@ -70,10 +76,13 @@ extern const ngx_commerce_native_t  ngx_commerce_natives_auth[];
 extern const ngx_commerce_native_t  ngx_commerce_natives_health[];
 
 
+/* What is known of an operation when the configuration is read. */
+
 typedef struct {
-    ngx_uint_t                     count;
-    ngx_commerce_limit_policy_t  **policies;
-} ngx_commerce_op_limits_t;
+    ngx_uint_t                     limits_count;
+    ngx_commerce_limit_policy_t  **limits;
+    ngx_str_t                      cache_control;
+} ngx_commerce_op_conf_t;
 
 typedef struct {
     ngx_commerce_contract_t       *contract;
@@ -81,7 +90,7 @@ typedef struct {
     ngx_str_t                      environment;
     ngx_str_t                      problem_base;
     ngx_msec_t                     maintenance; /* commerce_maintenance; 0: off */
-    ngx_commerce_op_limits_t      *limits;      /* by op->index */
+    ngx_commerce_op_conf_t        *ops;         /* by op->index */
     ngx_commerce_pg_stmt_t        *begin_request;
     ngx_commerce_pg_stmt_t        *begin_command;
     ngx_commerce_pg_stmt_t        *maintain;
@@ -220,6 +229,9 @@ ngx_int_t ngx_commerce_problem_handler(ngx_http_request_t *r);
 
 /* ngx_commerce_reply.c */
 
+/* reply->lines from reply->headers, with the ETag of what it shows: once, before the reply is kept or sent. */
+ngx_int_t ngx_commerce_reply_render(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply);
 /* Sends c->reply; returns what the handler returns to nginx. */
 ngx_int_t ngx_commerce_reply_send(ngx_commerce_request_t *c);
 /* edge.page → signed cursors, "page" member and Link; edge.invalidate. */
@@ -246,7 +258,7 @@ void ngx_commerce_maintenance_init(ngx_cycle_t *cycle);
 
 ngx_commerce_alloc_t ngx_commerce_pool_alloc(ngx_pool_t *pool);
 void ngx_commerce_random(u_char *dst, size_t len);
-void ngx_commerce_uuid7_now(u_char dst[36]);
+void ngx_commerce_uuid7_now(u_char dst[NGX_COMMERCE_UUID_LEN]);
 ngx_int_t ngx_commerce_traceparent(ngx_commerce_request_t *c);
 
 static ngx_inline ngx_commerce_str_t

@@ -10,12 +10,24 @@
 /* RFC 9745: the date when the paths without /v1 became mere aliases, 2026-11-21 */
 #define NGX_COMMERCE_DEPRECATED  "@1795219200"
 
+/* ETag:"22 characters of base64url" */
+#define NGX_COMMERCE_ETAG_LINE   32
+
+
+#define ngx_commerce_reply_is_etag(name, len)                                 \
+    ((len) == 4                                                               \
+     && ngx_strncasecmp((u_char *) (name), (u_char *) "ETag", 4) == 0)
+
 
 static ngx_int_t ngx_commerce_reply_headers(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply, ngx_commerce_json_t **root);
+static ngx_uint_t ngx_commerce_reply_breaks(ngx_str_t *text);
+static ngx_uint_t ngx_commerce_reply_tags(ngx_commerce_request_t *c,
     ngx_commerce_reply_t *reply);
+static u_char *ngx_commerce_reply_etag(u_char *p, ngx_str_t *body);
+static ngx_int_t ngx_commerce_reply_lines(ngx_http_request_t *r,
+    ngx_str_t *lines);
 static ngx_int_t ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
-    ngx_commerce_reply_t *reply);
-static ngx_int_t ngx_commerce_reply_etag(ngx_commerce_request_t *c,
     ngx_commerce_reply_t *reply);
 static ngx_uint_t ngx_commerce_reply_not_modified(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_reply_page(ngx_commerce_request_t *c,
@@ -61,7 +73,8 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
         r->headers_out.content_type_lowcase = NULL;
     }
 
-    if (ngx_commerce_reply_headers(c, reply) != NGX_OK
+    if (ngx_commerce_reply_render(c, reply) != NGX_OK
+        || ngx_commerce_reply_lines(r, &reply->lines) != NGX_OK
         || ngx_commerce_reply_own_headers(c, reply) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -116,50 +129,154 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
 }
 
 
-/* Headers that SQL or a problem asked for. */
+/*
+ * The headers that SQL or a problem asked for, as lines "Name:value\n", and the
+ * ETag of a GET whose function names no version: a tag of what it shows.
+ */
+
+ngx_int_t
+ngx_commerce_reply_render(ngx_commerce_request_t *c,
+    ngx_commerce_reply_t *reply)
+{
+    u_char               *p;
+    ngx_str_t            *value;
+    ngx_uint_t            tagged;
+    ngx_commerce_json_t  *root, *member;
+
+    if (reply->rendered) {
+        return NGX_OK;
+    }
+
+    if (ngx_commerce_reply_headers(c, reply, &root) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    /* a line is shorter than its member: quotes fall away, escapes shrink */
+
+    p = ngx_pnalloc(c->request->pool,
+                    reply->headers.len + NGX_COMMERCE_ETAG_LINE);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    reply->lines.data = p;
+    tagged = 0;
+
+    for (member = root ? root->child : NULL; member; member = member->next) {
+
+        value = (member->type == NGX_COMMERCE_JSON_STRING)
+                ? (ngx_str_t *) &member->text : (ngx_str_t *) &member->raw;
+
+        if (ngx_commerce_reply_breaks((ngx_str_t *) &member->key)
+            || ngx_commerce_reply_breaks(value))
+        {
+            continue;
+        }
+
+        tagged |= ngx_commerce_reply_is_etag(member->key.data,
+                                             member->key.len);
+
+        p = ngx_cpymem(p, member->key.data, member->key.len);
+        *p++ = ':';
+        p = ngx_cpymem(p, value->data, value->len);
+        *p++ = '\n';
+    }
+
+    if (!tagged && ngx_commerce_reply_tags(c, reply)) {
+        p = ngx_commerce_reply_etag(p, &reply->body);
+    }
+
+    reply->lines.len = p - reply->lines.data;
+    reply->rendered = 1;
+
+    return NGX_OK;
+}
+
 
 static ngx_int_t
 ngx_commerce_reply_headers(ngx_commerce_request_t *c,
-    ngx_commerce_reply_t *reply)
+    ngx_commerce_reply_t *reply, ngx_commerce_json_t **root)
 {
-    ngx_str_t                  name, *value;
-    ngx_table_elt_t           *h;
-    ngx_http_request_t        *r;
-    ngx_commerce_json_t       *root, *member;
     ngx_commerce_alloc_t       alloc;
     ngx_commerce_json_error_t  error;
+
+    *root = NULL;
 
     if (reply->headers.len == 0) {
         return NGX_OK;
     }
 
-    r = c->request;
-    alloc = ngx_commerce_pool_alloc(r->pool);
+    alloc = ngx_commerce_pool_alloc(c->request->pool);
 
     if (ngx_commerce_json_parse(&alloc, reply->headers.data,
-                                reply->headers.len, NULL, &root, &error)
+                                reply->headers.len, NULL, root, &error)
         != NGX_COMMERCE_OK)
     {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+        ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
                       "commerce: the headers of \"%*s\" are not JSON",
                       c->op->id.len, c->op->id.data);
         return NGX_ERROR;
     }
 
-    if (root->type != NGX_COMMERCE_JSON_OBJECT) {
-        return NGX_OK;
+    if ((*root)->type != NGX_COMMERCE_JSON_OBJECT) {
+        *root = NULL;
     }
 
-    for (member = root->child; member; member = member->next) {
+    return NGX_OK;
+}
 
-        name = ngx_commerce_from_core(&member->key);
-        value = (member->type == NGX_COMMERCE_JSON_STRING)
-                ? (ngx_str_t *) &member->text : (ngx_str_t *) &member->raw;
 
-        if (ngx_strlchr(value->data, value->data + value->len, '\n')
-            || ngx_strlchr(value->data, value->data + value->len, '\r'))
-        {
-            continue;
+/* Nobody writes a header of their own into a value. */
+
+static ngx_uint_t
+ngx_commerce_reply_breaks(ngx_str_t *text)
+{
+    return ngx_strlchr(text->data, text->data + text->len, '\n')
+           || ngx_strlchr(text->data, text->data + text->len, '\r');
+}
+
+
+static ngx_uint_t
+ngx_commerce_reply_tags(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply)
+{
+    return c->op && c->op->conditional != NGX_COMMERCE_CONDITIONAL_NONE
+           && c->op->method == NGX_COMMERCE_GET && !reply->problem
+           && reply->status == NGX_HTTP_OK && reply->body.len;
+}
+
+
+static u_char *
+ngx_commerce_reply_etag(u_char *p, ngx_str_t *body)
+{
+    u_char  digest[SHA256_DIGEST_LENGTH];
+
+    SHA256(body->data, body->len, digest);
+
+    p = ngx_cpymem(p, "ETag:\"", sizeof("ETag:\"") - 1);
+    p += ngx_commerce_base64url_encode(p, digest, 16);
+    *p++ = '"';
+    *p++ = '\n';
+
+    return p;
+}
+
+
+static ngx_int_t
+ngx_commerce_reply_lines(ngx_http_request_t *r, ngx_str_t *lines)
+{
+    u_char           *p, *end, *colon, *eol;
+    ngx_table_elt_t  *h;
+
+    p = lines->data;
+    end = p + lines->len;
+
+    while (p < end) {
+
+        colon = memchr(p, ':', end - p);
+        eol = memchr(p, '\n', end - p);
+
+        if (colon == NULL || eol == NULL || colon > eol) {
+            break;
         }
 
         h = ngx_list_push(&r->headers_out.headers);
@@ -168,14 +285,16 @@ ngx_commerce_reply_headers(ngx_commerce_request_t *c,
         }
 
         h->hash = 1;
-        h->key = name;
-        h->value = *value;
+        h->key.data = p;
+        h->key.len = colon - p;
+        h->value.data = colon + 1;
+        h->value.len = eol - colon - 1;
 
-        if (name.len == 4 && ngx_strncasecmp(name.data, (u_char *) "ETag", 4)
-            == 0)
-        {
+        if (ngx_commerce_reply_is_etag(h->key.data, h->key.len)) {
             r->headers_out.etag = h;
         }
+
+        p = eol + 1;
     }
 
     return NGX_OK;
@@ -188,7 +307,6 @@ static ngx_int_t
 ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
     ngx_commerce_reply_t *reply)
 {
-    u_char              *p;
     ngx_str_t            value;
     ngx_http_request_t  *r;
 
@@ -235,35 +353,14 @@ ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
         }
     }
 
-    if (c->op == NULL || reply->problem || c->op->cache.ttl == 0) {
-        ngx_str_set(&value, "private, no-store");
+    if (c->op == NULL || reply->problem) {
+        ngx_str_set(&value, NGX_COMMERCE_NO_STORE);
 
     } else {
-        p = ngx_pnalloc(r->pool, sizeof("public, max-age=, "
-                                        "stale-while-revalidate=")
-                                 + 2 * NGX_INT32_LEN);
-        if (p == NULL) {
-            return NGX_ERROR;
-        }
-
-        value.data = p;
-        value.len = ngx_sprintf(p, "public, max-age=%uD, "
-                                "stale-while-revalidate=%uD",
-                                c->op->cache.ttl, c->op->cache.ttl)
-                    - p;
+        value = c->conf->ops[c->op->index].cache_control;
     }
 
-    if (ngx_commerce_reply_header(r, "Cache-Control", &value) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (reply->problem || c->op == NULL
-        || c->op->conditional == NGX_COMMERCE_CONDITIONAL_NONE)
-    {
-        return NGX_OK;
-    }
-
-    return ngx_commerce_reply_etag(c, reply);
+    return ngx_commerce_reply_header(r, "Cache-Control", &value);
 }
 
 
@@ -282,47 +379,6 @@ ngx_commerce_reply_header(ngx_http_request_t *r, const char *name,
     h->key.data = (u_char *) name;
     h->key.len = ngx_strlen(name);
     h->value = *value;
-
-    return NGX_OK;
-}
-
-
-/* A GET whose function names no version is tagged by what it shows. */
-
-static ngx_int_t
-ngx_commerce_reply_etag(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply)
-{
-    u_char              *p, digest[SHA256_DIGEST_LENGTH];
-    ngx_http_request_t  *r;
-    ngx_str_t            value;
-
-    r = c->request;
-
-    if (r->headers_out.etag || c->op->method != NGX_COMMERCE_GET
-        || reply->status != NGX_HTTP_OK || reply->body.len == 0)
-    {
-        return NGX_OK;
-    }
-
-    p = ngx_pnalloc(r->pool, 2 + 22);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    SHA256(reply->body.data, reply->body.len, digest);
-
-    value.data = p;
-    *p++ = '"';
-    p += ngx_commerce_base64url_encode(p, digest, 16);
-    *p++ = '"';
-    value.len = p - value.data;
-
-    if (ngx_commerce_reply_header(r, "ETag", &value) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    r->headers_out.etag = (ngx_table_elt_t *) r->headers_out.headers.last->elts
-                          + r->headers_out.headers.last->nelts - 1;
 
     return NGX_OK;
 }

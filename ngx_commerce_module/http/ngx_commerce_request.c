@@ -234,9 +234,9 @@ ngx_commerce_request_begin(ngx_commerce_request_t *c)
 static ngx_int_t
 ngx_commerce_request_guard(ngx_commerce_request_t *c)
 {
-    u_char      *p, id[36];
-    uint32_t     i;
-    ngx_int_t    rc;
+    u_char     *p;
+    uint32_t    i;
+    ngx_int_t   rc;
 
     rc = ngx_commerce_request_tenant(c);
 
@@ -262,19 +262,17 @@ ngx_commerce_request_guard(ngx_commerce_request_t *c)
 
     for (i = 0; i < c->op->ids_count; i++) {
 
-        ngx_commerce_uuid7_now(id);
-
-        p = ngx_pnalloc(c->request->pool, sizeof(id));
+        p = ngx_pnalloc(c->request->pool, NGX_COMMERCE_UUID_LEN);
         if (p == NULL) {
             return NGX_ERROR;
         }
 
-        ngx_memcpy(p, id, sizeof(id));
+        ngx_commerce_uuid7_now(p);
 
         c->slots[c->op->ids[i]].set = 1;
         c->slots[c->op->ids[i]].type = NGX_COMMERCE_JSON_STRING;
         c->slots[c->op->ids[i]].text.data = p;
-        c->slots[c->op->ids[i]].text.len = sizeof(id);
+        c->slots[c->op->ids[i]].text.len = NGX_COMMERCE_UUID_LEN;
     }
 
     return NGX_OK;
@@ -409,7 +407,7 @@ static ngx_int_t
 ngx_commerce_request_correlation(ngx_commerce_request_t *c)
 {
     size_t      i;
-    u_char      ch, id[36];
+    u_char      ch;
     ngx_str_t  *s;
 
     if (c->h_correlation_id) {
@@ -432,14 +430,14 @@ ngx_commerce_request_correlation(ngx_commerce_request_t *c)
         }
     }
 
-    c->correlation_id.data = ngx_pnalloc(c->request->pool, sizeof(id));
+    c->correlation_id.len = NGX_COMMERCE_UUID_LEN;
+    c->correlation_id.data = ngx_pnalloc(c->request->pool,
+                                         NGX_COMMERCE_UUID_LEN);
     if (c->correlation_id.data == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_commerce_uuid7_now(id);
-    ngx_memcpy(c->correlation_id.data, id, sizeof(id));
-    c->correlation_id.len = sizeof(id);
+    ngx_commerce_uuid7_now(c->correlation_id.data);
 
     return NGX_OK;
 }
@@ -590,23 +588,22 @@ static ngx_int_t
 ngx_commerce_request_tenant_copy(ngx_commerce_request_t *c,
     ngx_commerce_tenant_t *tenant)
 {
-    ngx_pool_t  *pool;
+    u_char  *p;
 
-    pool = c->request->pool;
-
-    c->tenant.active = tenant->active;
-    c->tenant.id.len = tenant->id.len;
-    c->tenant.id.data = ngx_pstrdup(pool, &tenant->id);
-    c->tenant.slug.len = tenant->slug.len;
-    c->tenant.slug.data = ngx_pstrdup(pool, &tenant->slug);
-    c->tenant.currency.len = tenant->currency.len;
-    c->tenant.currency.data = ngx_pstrdup(pool, &tenant->currency);
-
-    if (c->tenant.id.data == NULL || c->tenant.slug.data == NULL
-        || c->tenant.currency.data == NULL)
-    {
+    p = ngx_pnalloc(c->request->pool, tenant->id.len + tenant->slug.len
+                                      + tenant->currency.len);
+    if (p == NULL) {
         return NGX_ERROR;
     }
+
+    c->tenant = *tenant;
+
+    c->tenant.id.data = p;
+    p = ngx_cpymem(p, tenant->id.data, tenant->id.len);
+    c->tenant.slug.data = p;
+    p = ngx_cpymem(p, tenant->slug.data, tenant->slug.len);
+    c->tenant.currency.data = p;
+    ngx_memcpy(p, tenant->currency.data, tenant->currency.len);
 
     if (!tenant->active) {
         return ngx_commerce_problem(c, 403, "tenant-suspended",
@@ -719,14 +716,14 @@ ngx_commerce_request_auth(ngx_commerce_request_t *c)
 static ngx_int_t
 ngx_commerce_request_limits(ngx_commerce_request_t *c, ngx_uint_t stage)
 {
-    ngx_uint_t                 i, due;
-    ngx_commerce_op_limits_t  *limits;
+    ngx_uint_t               i, due;
+    ngx_commerce_op_conf_t  *op;
 
-    limits = &c->conf->limits[c->op->index];
+    op = &c->conf->ops[c->op->index];
 
-    for (i = 0; i < limits->count; i++) {
+    for (i = 0; i < op->limits_count; i++) {
 
-        switch (ngx_commerce_limit_key(limits->policies[i])) {
+        switch (ngx_commerce_limit_key(op->limits[i])) {
 
         case NGX_COMMERCE_LIMIT_IP:
             due = NGX_COMMERCE_STAGE_ADDRESS;
@@ -742,7 +739,7 @@ ngx_commerce_request_limits(ngx_commerce_request_t *c, ngx_uint_t stage)
         }
 
         if (due == stage
-            && ngx_commerce_request_limit(c, limits->policies[i]) != NGX_OK)
+            && ngx_commerce_request_limit(c, op->limits[i]) != NGX_OK)
         {
             return NGX_ERROR;
         }

@@ -65,7 +65,7 @@ ngx_commerce_random(u_char *dst, size_t len)
 
 
 void
-ngx_commerce_uuid7_now(u_char dst[36])
+ngx_commerce_uuid7_now(u_char dst[NGX_COMMERCE_UUID_LEN])
 {
     u_char       random[10];
     ngx_time_t  *tp;

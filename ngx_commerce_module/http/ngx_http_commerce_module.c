@@ -28,6 +28,8 @@ static ngx_int_t ngx_commerce_bind_operation(ngx_conf_t *cf,
     ngx_commerce_main_conf_t *mcf, ngx_commerce_operation_t *op);
 static ngx_int_t ngx_commerce_bind_step(ngx_conf_t *cf,
     ngx_commerce_operation_t *op, ngx_commerce_step_t *step);
+static ngx_int_t ngx_commerce_bind_cache_control(ngx_conf_t *cf,
+    ngx_commerce_main_conf_t *mcf, ngx_commerce_operation_t *op);
 static ngx_int_t ngx_commerce_bind_limits(ngx_conf_t *cf,
     ngx_commerce_main_conf_t *mcf, ngx_commerce_operation_t *op);
 static bool ngx_commerce_native_known(ngx_commerce_str_t name);
@@ -298,7 +300,7 @@ ngx_commerce_create_main_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     mcf->contract = NULL;
-     *     mcf->limits = NULL;
+     *     mcf->ops = NULL;
      *     mcf->environment = { 0, NULL };
      *     mcf->problem_base = { 0, NULL };
      */
@@ -478,9 +480,9 @@ ngx_commerce_postconfiguration(ngx_conf_t *cf)
 
     n = ngx_commerce_contract_count(mcf->contract);
 
-    mcf->limits = ngx_pcalloc(cf->pool,
-                              (n + 1) * sizeof(ngx_commerce_op_limits_t));
-    if (mcf->limits == NULL) {
+    mcf->ops = ngx_pcalloc(cf->pool,
+                           (n + 1) * sizeof(ngx_commerce_op_conf_t));
+    if (mcf->ops == NULL) {
         return NGX_ERROR;
     }
 
@@ -602,7 +604,42 @@ ngx_commerce_bind_operation(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
         }
     }
 
+    if (ngx_commerce_bind_cache_control(cf, mcf, op) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     return ngx_commerce_bind_limits(cf, mcf, op);
+}
+
+
+static ngx_int_t
+ngx_commerce_bind_cache_control(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
+    ngx_commerce_operation_t *op)
+{
+    u_char     *p;
+    ngx_str_t  *value;
+
+    value = &mcf->ops[op->index].cache_control;
+
+    if (op->cache.ttl == 0) {
+        ngx_str_set(value, NGX_COMMERCE_NO_STORE);
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(cf->pool, sizeof("public, max-age=, "
+                                     "stale-while-revalidate=")
+                              + 2 * NGX_INT32_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    value->data = p;
+    value->len = ngx_sprintf(p, "public, max-age=%uD, "
+                             "stale-while-revalidate=%uD",
+                             op->cache.ttl, op->cache.ttl)
+                 - p;
+
+    return NGX_OK;
 }
 
 
@@ -658,17 +695,17 @@ ngx_commerce_bind_limits(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
     ngx_commerce_operation_t *op)
 {
     uint32_t                      i;
-    ngx_commerce_op_limits_t     *limits;
+    ngx_commerce_op_conf_t       *conf;
     ngx_commerce_limit_policy_t  *policy;
 
     if (op->limits_count == 0) {
         return NGX_OK;
     }
 
-    limits = &mcf->limits[op->index];
+    conf = &mcf->ops[op->index];
 
-    limits->policies = ngx_palloc(cf->pool, op->limits_count * sizeof(void *));
-    if (limits->policies == NULL) {
+    conf->limits = ngx_palloc(cf->pool, op->limits_count * sizeof(void *));
+    if (conf->limits == NULL) {
         return NGX_ERROR;
     }
 
@@ -676,7 +713,7 @@ ngx_commerce_bind_limits(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
         policy = ngx_commerce_limit_find(cf, (ngx_str_t *) &op->limits[i]);
 
         if (policy) {
-            limits->policies[limits->count++] = policy;
+            conf->limits[conf->limits_count++] = policy;
         }
     }
 

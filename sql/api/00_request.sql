@@ -1,16 +1,15 @@
 -- The beginning of every transaction of the edge, and its end when a key came: docs/contract.md, sections 5 and 6.
 
--- Context of a read. tenant_id: NULL for routes that belong to no shop. roles: space-separated.
+-- Context of a read. tenant_id: NULL for routes that belong to no shop. roles: space-separated. One expression of parameters
+-- that stand there once, so that the planner inlines it: half the cost of the same in PL/pgSQL. What it returns says nothing.
 CREATE OR REPLACE FUNCTION api.begin_request(tenant_id bigint, principal uuid, roles text, correlation_id text,
-                                             traceparent text) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM set_config('commerce.tenant_id', coalesce(tenant_id::text, ''), true),
-            set_config('commerce.principal', coalesce(principal::text, ''), true),
-            set_config('commerce.roles', coalesce(roles, ''), true),
-            set_config('commerce.correlation_id', coalesce(correlation_id, ''), true),
-            set_config('commerce.traceparent', coalesce(traceparent, ''), true);
-END
+                                             traceparent text) RETURNS text
+LANGUAGE sql AS $$
+    SELECT set_config('commerce.tenant_id', coalesce(tenant_id::text, ''), true)
+           || set_config('commerce.principal', coalesce(principal::text, ''), true)
+           || set_config('commerce.roles', coalesce(roles, ''), true)
+           || set_config('commerce.correlation_id', coalesce(correlation_id, ''), true)
+           || set_config('commerce.traceparent', coalesce(traceparent, ''), true)
 $$;
 
 -- Context of a command. With an idempotency key its record is inserted, or, when it is there, its answer raised as SHRPL.
