@@ -91,7 +91,7 @@ class Stack:
 
     def build(self):
         asan = MODE == "asan"
-        objs = ROOT / ("objs-asan" if asan else "objs")
+        self.objs = objs = ROOT / ("objs-asan" if asan else "objs")
         self.run(*(["--asan"] if asan else []), script="scripts/build")
         contract = self.run("bundle", script="scripts/contract").stdout
         (objs / "openapi.json").write_text(contract)
