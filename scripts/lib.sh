@@ -23,7 +23,7 @@ fi
 
 # --help is the comment at the top of the script.
 help() {
-    sed -n '2,/^[^#]/{/^#/!d; s/^# \{0,1\}//p}' "$0"
+    sed -n '2,${/^#/!q; s/^# \{0,1\}//p}' "$0"
 }
 
 
@@ -50,6 +50,16 @@ report_exit() {
 
     if [ "$code" -eq 0 ]; then
         return
+    fi
+
+    # what a script that the step called has said of its end
+    if [ -n "$STEP" ] && [ -z "$CAUSE" ] && [ -s "${COMMERCE_FAULT-}" ]; then
+        { read -r CAUSE; read -r CURE; } <"$COMMERCE_FAULT"
+    elif [ -z "$STEP" ] && [ -n "$CAUSE" ] && [ -n "${COMMERCE_FAULT-}" ]; then
+        printf '%s\n%s\n' "$CAUSE" "$CURE" >"$COMMERCE_FAULT"
+    fi
+    if [ -n "$STEP" ]; then
+        rm -f "${COMMERCE_FAULT-}"
     fi
 
     {
@@ -114,13 +124,16 @@ step() {
         LOGS=$RUN/logs
     fi
     STEP_LOG=$LOGS/$(tr 'A-Z ' 'a-z-' <<<"$STEP").log
+    export COMMERCE_FAULT=$STEP_LOG.fault
     began=$(now)
     if [ -t 3 ]; then
         printf '%-12s …' "$STEP" >&3
     fi
 
     : >"$STEP_LOG"
+    rm -f "$COMMERCE_FAULT"
     "$@" >>"$STEP_LOG" 2>&1 </dev/null
+    unset COMMERCE_FAULT
 
     if [ -t 3 ]; then
         printf '\r' >&3
@@ -190,7 +203,8 @@ need_packages() {
         fail "Missing: ${missing[*]}" "This machine has no apt-get; nginx-commerce is made for Debian 12."
     fi
     echo "installing: ${missing[*]}"
-    as_root env ROOT="$ROOT" "$ROOT/scripts/install-packages" "${missing[@]}"
+    as_root env ROOT="$ROOT" "$ROOT/scripts/install-packages" "${missing[@]}" \
+        || fail "apt-get could not install ${missing[*]}" "Its last words say why; mend /etc/apt or the network."
     REMARK="${#missing[@]} of ${#wanted[@]} installed"
 }
 
@@ -198,6 +212,11 @@ need_packages() {
 # A random word for passwords and keys.
 secret() {
     od -An -N "${1:-24}" -tx1 /dev/urandom | tr -d ' \n'
+}
+
+
+is_port() {
+    [[ $1 =~ ^[0-9]{1,5}$ ]] && [ "$1" -ge 1 ] && [ "$1" -le 65535 ]
 }
 
 
