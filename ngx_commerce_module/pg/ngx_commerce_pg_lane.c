@@ -6,11 +6,16 @@
 #include "ngx_commerce_pg_internal.h"
 
 
+#define NGX_COMMERCE_PG_DOWN_TICK  20
+
+
 static void ngx_commerce_pg_lane_enqueue(ngx_commerce_pg_lane_state_t *lane,
     ngx_commerce_pg_task_t *task, ngx_uint_t first);
 static void ngx_commerce_pg_lane_dequeue(ngx_commerce_pg_task_t *task);
 static void ngx_commerce_pg_lane_arm(ngx_commerce_pg_lane_state_t *lane,
     ngx_msec_t when);
+static void ngx_commerce_pg_lane_arm_down(
+    ngx_commerce_pg_lane_state_t *lane);
 static ngx_uint_t ngx_commerce_pg_lane_down(
     ngx_commerce_pg_lane_state_t *lane);
 static void ngx_commerce_pg_lane_turn(ngx_event_t *ev);
@@ -259,7 +264,7 @@ ngx_commerce_pg_lane_enqueue(ngx_commerce_pg_lane_state_t *lane,
     ngx_commerce_pg_lane_arm(lane, task->deadline);
 
     if (lane->ready == 0) {
-        ngx_commerce_pg_lane_arm(lane, lane->down_since + lane->conf->grace);
+        ngx_commerce_pg_lane_arm_down(lane);
     }
 }
 
@@ -300,13 +305,51 @@ ngx_commerce_pg_lane_arm(ngx_commerce_pg_lane_state_t *lane, ngx_msec_t when)
 }
 
 
-/* The breaker: no connection serves, and has not for longer than "grace". */
+/*
+ * The breaker: no connection serves, and has not for longer than "grace".  A
+ * worker that has just begun waits for its first attempts too: on a busy
+ * machine they take longer, and connect_timeout ends them.
+ */
 
 static ngx_uint_t
 ngx_commerce_pg_lane_down(ngx_commerce_pg_lane_state_t *lane)
 {
-    return lane->ready == 0
-           && ngx_current_msec - lane->down_since >= lane->conf->grace;
+    ngx_uint_t               i;
+    ngx_commerce_pg_link_t  *link;
+
+    if (lane->ready
+        || ngx_current_msec - lane->down_since < lane->conf->grace)
+    {
+        return 0;
+    }
+
+    for (i = 0; i < lane->conf->connections; i++) {
+        link = &lane->conns[i].link;
+
+        if (link->failures == 0
+            && (link->state == NGX_COMMERCE_PG_LINK_CONNECTING
+                || link->state == NGX_COMMERCE_PG_LINK_UP))
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+/* When to look again whether the breaker opened. */
+
+static void
+ngx_commerce_pg_lane_arm_down(ngx_commerce_pg_lane_state_t *lane)
+{
+    ngx_msec_t  when, soon;
+
+    when = lane->down_since + lane->conf->grace;
+    soon = ngx_current_msec + NGX_COMMERCE_PG_DOWN_TICK;
+
+    ngx_commerce_pg_lane_arm(lane,
+        ((ngx_msec_int_t) (when - soon) > 0) ? when : soon);
 }
 
 
@@ -343,7 +386,7 @@ ngx_commerce_pg_lane_lost(ngx_commerce_pg_conn_t *conn)
 
     if (--lane->ready == 0) {
         lane->down_since = ngx_current_msec;
-        ngx_commerce_pg_lane_arm(lane, lane->down_since + lane->conf->grace);
+        ngx_commerce_pg_lane_arm_down(lane);
     }
 }
 
@@ -462,7 +505,7 @@ ngx_commerce_pg_lane_expire(ngx_event_t *ev)
     }
 
     if (lane->queued && lane->ready == 0) {
-        ngx_commerce_pg_lane_arm(lane, lane->down_since + lane->conf->grace);
+        ngx_commerce_pg_lane_arm_down(lane);
     }
 
     while (!ngx_queue_empty(&late)) {
