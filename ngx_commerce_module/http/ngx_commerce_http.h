@@ -153,6 +153,7 @@ struct ngx_commerce_request_s {
     unsigned                          cache_hit:1;
     unsigned                          waiting:1;    /* held for an event */
     unsigned                          private:1;    /* depends on who asks */
+    unsigned                          cache_control:1;  /* the reply brings its own */
 };
 
 

@@ -29,6 +29,7 @@ static ngx_int_t ngx_commerce_input_cursor(ngx_commerce_request_t *c,
     const ngx_commerce_param_t *param);
 static const ngx_commerce_param_t *ngx_commerce_input_param(
     ngx_commerce_request_t *c, ngx_commerce_in_t in, ngx_str_t *wire);
+static ngx_int_t ngx_commerce_input_type(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_input_read(ngx_commerce_request_t *c,
     ngx_str_t *body);
 static ngx_int_t ngx_commerce_input_json(ngx_commerce_request_t *c,
@@ -515,10 +516,6 @@ ngx_commerce_input_cursor(ngx_commerce_request_t *c,
 ngx_int_t
 ngx_commerce_input_media(ngx_commerce_request_t *c)
 {
-    u_char              *p, *end;
-    size_t               len;
-    ngx_str_t           *type;
-    ngx_uint_t           i;
     ngx_http_request_t  *r;
 
     r = c->request;
@@ -533,12 +530,23 @@ ngx_commerce_input_media(ngx_commerce_request_t *c)
             "Send the body without a Content-Encoding.");
     }
 
-    if (r->headers_in.content_length_n == 0
-        || (r->headers_in.content_length_n == -1 && !r->headers_in.chunked
-            && r->http_version < NGX_HTTP_VERSION_20))
-    {
-        return NGX_OK;
-    }
+    /* HTTP/2 need not tell: then the type is judged when there is a body */
+
+    return (r->headers_in.content_length_n > 0 || r->headers_in.chunked)
+           ? ngx_commerce_input_type(c) : NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_input_type(ngx_commerce_request_t *c)
+{
+    u_char              *p, *end;
+    size_t               len;
+    ngx_str_t           *type;
+    ngx_uint_t           i;
+    ngx_http_request_t  *r;
+
+    r = c->request;
 
     if (r->headers_in.content_type == NULL) {
         return ngx_commerce_problem(c, 415, "unsupported-media-type",
@@ -612,6 +620,10 @@ ngx_commerce_input_body(ngx_commerce_request_t *c)
         }
 
         return ngx_commerce_input_key(c, NULL, &body);
+    }
+
+    if (ngx_commerce_input_type(c) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     if (c->op->body_raw) {
@@ -830,7 +842,7 @@ ngx_commerce_input_key(ngx_commerce_request_t *c, ngx_commerce_json_t *root,
             "Idempotency-Key must have 1 to 255 visible ASCII characters.");
     }
 
-    canonical = body->data;
+    canonical = body->len ? body->data : (u_char *) "";
     len = body->len;
 
     if (root) {

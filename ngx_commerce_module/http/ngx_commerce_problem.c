@@ -307,13 +307,15 @@ ngx_commerce_problem_write(ngx_commerce_request_t *c, ngx_uint_t status,
          member;
          member = member->next)
     {
-        if (ngx_strncmp(member->key.data, "title", member->key.len) == 0
+        if (member->key.len == 5
+            && ngx_memcmp(member->key.data, "title", 5) == 0
             && member->type == NGX_COMMERCE_JSON_STRING)
         {
             title = ngx_commerce_from_core(&member->text);
         }
 
-        if (ngx_strncmp(member->key.data, "type", member->key.len) == 0
+        if (member->key.len == 4
+            && ngx_memcmp(member->key.data, "type", 4) == 0
             && member->type == NGX_COMMERCE_JSON_STRING)
         {
             type = ngx_commerce_from_core(&member->text);

@@ -21,11 +21,13 @@
 
 static ngx_int_t ngx_commerce_reply_headers(ngx_commerce_request_t *c,
     ngx_commerce_reply_t *reply, ngx_commerce_json_t **root);
-static ngx_uint_t ngx_commerce_reply_breaks(ngx_str_t *text);
+static ngx_uint_t ngx_commerce_reply_allowed(ngx_str_t *name,
+    ngx_str_t *value);
+static ngx_uint_t ngx_commerce_reply_is(ngx_str_t *name, const char *header);
 static ngx_uint_t ngx_commerce_reply_tags(ngx_commerce_request_t *c,
     ngx_commerce_reply_t *reply);
 static u_char *ngx_commerce_reply_etag(u_char *p, ngx_str_t *body);
-static ngx_int_t ngx_commerce_reply_lines(ngx_http_request_t *r,
+static ngx_int_t ngx_commerce_reply_lines(ngx_commerce_request_t *c,
     ngx_str_t *lines);
 static ngx_int_t ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
     ngx_commerce_reply_t *reply);
@@ -74,7 +76,7 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
     }
 
     if (ngx_commerce_reply_render(c, reply) != NGX_OK
-        || ngx_commerce_reply_lines(r, &reply->lines) != NGX_OK
+        || ngx_commerce_reply_lines(c, &reply->lines) != NGX_OK
         || ngx_commerce_reply_own_headers(c, reply) != NGX_OK)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -167,9 +169,11 @@ ngx_commerce_reply_render(ngx_commerce_request_t *c,
         value = (member->type == NGX_COMMERCE_JSON_STRING)
                 ? (ngx_str_t *) &member->text : (ngx_str_t *) &member->raw;
 
-        if (ngx_commerce_reply_breaks((ngx_str_t *) &member->key)
-            || ngx_commerce_reply_breaks(value))
-        {
+        if (!ngx_commerce_reply_allowed((ngx_str_t *) &member->key, value)) {
+            ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
+                          "commerce: a function set a header that is not its "
+                          "own to set, it is left out: \"%*s\"",
+                          member->key.len, member->key.data);
             continue;
         }
 
@@ -226,13 +230,61 @@ ngx_commerce_reply_headers(ngx_commerce_request_t *c,
 }
 
 
-/* Nobody writes a header of their own into a value. */
+/*
+ * A name is a token and a value has no control characters, so that no text of
+ * a client that SQL repeats begins another header.  Framing is nginx's.
+ */
 
 static ngx_uint_t
-ngx_commerce_reply_breaks(ngx_str_t *text)
+ngx_commerce_reply_allowed(ngx_str_t *name, ngx_str_t *value)
 {
-    return ngx_strlchr(text->data, text->data + text->len, '\n')
-           || ngx_strlchr(text->data, text->data + text->len, '\r');
+    size_t        i;
+    u_char        ch;
+    const char  **own;
+
+    static const char  *owned[] = {
+        "Connection", "Content-Encoding", "Content-Length", "Date",
+        "Keep-Alive", "Server", "Trailer", "Transfer-Encoding", "Upgrade",
+        NULL
+    };
+
+    if (name->len == 0) {
+        return 0;
+    }
+
+    for (i = 0; i < name->len; i++) {
+        ch = name->data[i];
+
+        if (!((ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z')
+              || (ch >= '0' && ch <= '9') || ch == '-' || ch == '_'))
+        {
+            return 0;
+        }
+    }
+
+    for (i = 0; i < value->len; i++) {
+        ch = value->data[i];
+
+        if ((ch < ' ' && ch != '\t') || ch == 0x7f) {
+            return 0;
+        }
+    }
+
+    for (own = owned; *own; own++) {
+        if (ngx_commerce_reply_is(name, *own)) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static ngx_uint_t
+ngx_commerce_reply_is(ngx_str_t *name, const char *header)
+{
+    return name->len == ngx_strlen(header)
+           && ngx_strncasecmp(name->data, (u_char *) header, name->len) == 0;
 }
 
 
@@ -262,11 +314,13 @@ ngx_commerce_reply_etag(u_char *p, ngx_str_t *body)
 
 
 static ngx_int_t
-ngx_commerce_reply_lines(ngx_http_request_t *r, ngx_str_t *lines)
+ngx_commerce_reply_lines(ngx_commerce_request_t *c, ngx_str_t *lines)
 {
-    u_char           *p, *end, *colon, *eol;
-    ngx_table_elt_t  *h;
+    u_char              *p, *end, *colon, *eol;
+    ngx_table_elt_t     *h;
+    ngx_http_request_t  *r;
 
+    r = c->request;
     p = lines->data;
     end = p + lines->len;
 
@@ -290,11 +344,24 @@ ngx_commerce_reply_lines(ngx_http_request_t *r, ngx_str_t *lines)
         h->value.data = colon + 1;
         h->value.len = eol - colon - 1;
 
+        p = eol + 1;
+
         if (ngx_commerce_reply_is_etag(h->key.data, h->key.len)) {
             r->headers_out.etag = h;
-        }
 
-        p = eol + 1;
+        } else if (h->key.len == 12
+                   && ngx_commerce_reply_is(&h->key, "Content-Type"))
+        {
+            /* nginx writes this one itself */
+            r->headers_out.content_type = h->value;
+            r->headers_out.content_type_len = h->value.len;
+            h->hash = 0;
+
+        } else if (h->key.len == 13
+                   && ngx_commerce_reply_is(&h->key, "Cache-Control"))
+        {
+            c->cache_control = 1;
+        }
     }
 
     return NGX_OK;
@@ -351,6 +418,12 @@ ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
         {
             return NGX_ERROR;
         }
+    }
+
+    /* a function that says how long knows better */
+
+    if (c->cache_control) {
+        return NGX_OK;
     }
 
     if (c->op == NULL || reply->problem) {

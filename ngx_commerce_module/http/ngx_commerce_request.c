@@ -18,6 +18,8 @@ static ngx_int_t ngx_commerce_request_go(ngx_commerce_request_t *c);
 static void ngx_commerce_request_body_handler(ngx_http_request_t *r);
 static ngx_int_t ngx_commerce_request_refuse(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_request_route(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_path(ngx_http_request_t *r,
+    ngx_str_t *path);
 static ngx_int_t ngx_commerce_request_options(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_request_allow(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_request_tenant(ngx_commerce_request_t *c);
@@ -217,8 +219,16 @@ ngx_commerce_request_begin(ngx_commerce_request_t *c)
 
     if (c->op->method != NGX_COMMERCE_GET) {
 
-        return (c->op->body || c->op->body_raw)
-               ? ngx_commerce_input_media(c) : NGX_OK;
+        if (c->op->body || c->op->body_raw) {
+            return ngx_commerce_input_media(c);
+        }
+
+        /* what is not taken is not read either */
+
+        return (r->headers_in.content_length_n > 0)
+               ? ngx_commerce_problem(c, 400, "unexpected-body",
+                                      "This operation takes no body.")
+               : NGX_OK;
     }
 
     if (c->op->cache.ttl
@@ -446,9 +456,7 @@ ngx_commerce_request_correlation(ngx_commerce_request_t *c)
 static ngx_int_t
 ngx_commerce_request_route(ngx_commerce_request_t *c)
 {
-    size_t                  len;
-    u_char                 *p;
-    ngx_str_t              *uri;
+    ngx_str_t               path;
     ngx_uint_t              found;
     ngx_http_request_t     *r;
     ngx_commerce_method_t   method;
@@ -482,14 +490,12 @@ ngx_commerce_request_route(ngx_commerce_request_t *c)
         method = NGX_COMMERCE_METHODS;
     }
 
-    /* the path as sent: what the client escaped stays within its segment */
+    if (ngx_commerce_request_path(r, &path) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
-    uri = &r->unparsed_uri;
-    p = ngx_strlchr(uri->data, uri->data + uri->len, '?');
-    len = p ? (size_t) (p - uri->data) : uri->len;
-
-    found = ngx_commerce_contract_match(c->conf->contract, method, uri->data,
-                                        len, &c->match);
+    found = ngx_commerce_contract_match(c->conf->contract, method, path.data,
+                                        path.len, &c->match);
 
     if (!found) {
         return ngx_commerce_problem(c, 404, "not-found",
@@ -511,6 +517,48 @@ ngx_commerce_request_route(ngx_commerce_request_t *c)
         return ngx_commerce_problem(c, 405, "method-not-allowed",
             "This address takes %s.", c->match.allow);
     }
+
+    return NGX_OK;
+}
+
+
+/*
+ * The path as sent: what the client escaped stays within its segment.  After
+ * "rewrite" and in a subrequest nginx has only the unescaped one.
+ */
+
+static ngx_int_t
+ngx_commerce_request_path(ngx_http_request_t *r, ngx_str_t *path)
+{
+    u_char     *p;
+    uintptr_t   escape;
+
+    if (r->valid_unparsed_uri) {
+        *path = r->unparsed_uri;
+        p = ngx_strlchr(path->data, path->data + path->len, '?');
+
+        if (p) {
+            path->len = p - path->data;
+        }
+
+        return NGX_OK;
+    }
+
+    escape = ngx_escape_uri(NULL, r->uri.data, r->uri.len, NGX_ESCAPE_URI);
+
+    if (escape == 0) {
+        *path = r->uri;
+        return NGX_OK;
+    }
+
+    path->len = r->uri.len + 2 * escape;
+    path->data = ngx_pnalloc(r->pool, path->len);
+
+    if (path->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    (void) ngx_escape_uri(path->data, r->uri.data, r->uri.len, NGX_ESCAPE_URI);
 
     return NGX_OK;
 }
