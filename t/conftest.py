@@ -2,12 +2,15 @@
 
 import json
 import os
+import pathlib
 import re
 import tempfile
 
 import pytest
 
 import stack as stack_module
+
+HERE = pathlib.Path(__file__).parent
 
 
 def pytest_configure(config):
@@ -40,6 +43,16 @@ def shop(stack, request):
     yield stack
     faults = stack.problems()
     assert not faults, "\n".join(["after the last test of this file:", *faults])
+
+
+@pytest.fixture(scope="module")
+def probes(shop):
+    """Configuration that loads t/contracts/probe.yaml beside the shop's contract."""
+    with shop.db() as db:
+        db.execute((HERE / "contracts" / "probe.sql").read_text())
+    bundle = shop.folder / "probe.json"
+    bundle.write_text(shop.run("bundle", HERE / "contracts" / "probe.yaml", script="scripts/contract").stdout)
+    return {"http": f"commerce_contract {bundle};"}
 
 
 @pytest.fixture

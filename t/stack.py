@@ -151,13 +151,17 @@ class Stack:
         self.run("wipe")
 
     def ready(self, seconds=20):
+        """Readiness is each worker's own: eight good answers in a row, on new connections, come from both."""
         last = None
 
         def ready():
             nonlocal last
             try:
-                last = httpx.get(f"{self.url}/health/ready", timeout=2)
-                return last.status_code == 200
+                for _ in range(8):
+                    last = httpx.get(f"{self.url}/health/ready", timeout=2)
+                    if last.status_code != 200:
+                        return False
+                return True
             except httpx.HTTPError as e:
                 last = e
 
@@ -224,7 +228,8 @@ class Stack:
         before = set(self.workers())
         self.run("reload")
         if wait:
-            wait_for(lambda: len(set(self.workers()) - before) == 2, 20, "two new workers serve")
+            wait_for(lambda: len(set(self.workers()) - before) == 2 and not before & set(self.workers()), 20,
+                     "two new workers serve, the old ones leave")
         return before
 
     def kill_worker(self, index=0, sign=signal.SIGKILL):

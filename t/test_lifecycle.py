@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import threading
@@ -14,22 +15,9 @@ import time
 import httpx
 import pytest
 
-from stack import MODE, wait_for
+from stack import MODE, complete, wait_for
 
 pytestmark = pytest.mark.slow
-
-HERE = pathlib.Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def probes(shop):
-    """Configuration that loads t/contracts/probe.yaml beside the shop's contract."""
-    with shop.db() as db:
-        db.execute((HERE / "contracts" / "probe.sql").read_text())
-    bundle = shop.folder / "probe.json"
-    bundle.write_text(shop.run("bundle", HERE / "contracts" / "probe.yaml", script="scripts/contract").stdout)
-    return {"http": f"commerce_contract {bundle};"}
-
 
 @contextlib.contextmanager
 def load(shop, request, threads=4):
@@ -109,6 +97,114 @@ def test_reload_finishes_what_is_under_way(shop, probes):
             assert slow.result().json() == {"slept": 1500}
 
 
+class Persistent:
+    """A client that keeps its connection, and repeats what met a closed one (RFC 9112, 9.3.1)."""
+
+    def __init__(self, shop, path):
+        self.address = ("127.0.0.1", shop.port)
+        self.request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        self.good, self.closed, self.broken = 0, 0, []
+
+    def run(self, stop):
+        s, used = None, False
+        while not stop.is_set():
+            if s is None:
+                s, used = socket.create_connection(self.address, timeout=20), False
+            answer = b""
+            try:
+                s.sendall(self.request)
+                while not complete(answer):
+                    chunk = s.recv(65536)
+                    if not chunk:
+                        break
+                    answer += chunk
+            except ConnectionError:
+                pass
+            if complete(answer) and answer.startswith(b"HTTP/1.1 200 "):
+                self.good += 1
+                used = True
+                if b"\r\nConnection: close\r\n" not in answer:
+                    continue
+            elif answer == b"" and used:
+                self.closed += 1
+            else:
+                self.broken.append(answer or "a new connection was closed without an answer")
+            s.close()
+            s = None
+        if s:
+            s.close()
+
+
+def test_reload_and_clients_that_keep_their_connections(shop, capsys):
+    """No answer is cut.  nginx closes connections that idle at QUIT, ours as those of a location without the module."""
+    with shop.configured(server="location = /stock { return 200 ok; }"):
+        clients = {path: [Persistent(shop, path) for _ in range(4)]
+                   for path in ("/api/v1/products/1", "/api/v1/products?limit=3", "/stock")}
+        everyone = [client for group in clients.values() for client in group]
+        stop = threading.Event()
+        threads = [threading.Thread(target=client.run, args=(stop,)) for client in everyone]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(4):
+                goal = [client.good + 10 for client in everyone]
+                wait_for(lambda: all(c.good >= g for c, g in zip(everyone, goal, strict=True)), 60, "all are served")
+                shop.reload()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        with capsys.disabled():
+            for path, group in clients.items():
+                print(f"\n  4 reloads, {path}: {sum(c.good for c in group)} answers, "
+                      f"{sum(c.closed for c in group)} closed between two requests", end="")
+        for client in everyone:
+            assert not client.broken, client.broken[:3]
+            assert client.closed <= 4 * 2
+
+
+def test_old_workers_leave_in_time_whatever_clients_do(shop, probes):
+    """A statement that runs longer, a body that does not come, an idle connection: none keeps a worker."""
+    short = (r"worker_shutdown_timeout\s+\d+s", "worker_shutdown_timeout 2s")
+    with shop.configured(**probes, replace=[short]):
+        clients = [socket.create_connection(("127.0.0.1", shop.port), timeout=30) for _ in range(4)]
+        clients[0].sendall(request("GET", "/api/v1/probe/slow?ms=20000"))
+        clients[1].sendall(request("GET", "/api/v1/probe/slow?ms=20000"))
+        clients[2].sendall(b"POST /api/v1/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                           b"Content-Length: 100\r\n\r\n{")
+        wait_for(lambda: shop.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'commerce_edge' "
+                                    "AND state = 'active'") == 2, 10, "the statements run")
+        old = shop.reload()
+        began = time.monotonic()
+        assert shop.edge().get("/api/v1/products/1").status_code == 200
+        wait_for(lambda: not old & set(shop.workers(leaving=True)), 25, "the old workers are gone")
+        if MODE == "plain":
+            assert time.monotonic() - began < 15
+        for client in clients:
+            with contextlib.suppress(ConnectionError):
+                answer = client.recv(100)
+                assert answer == b"" or answer.startswith(b"HTTP/1.1 503 "), answer
+            client.close()
+        with shop.db() as db:
+            db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'commerce_edge' "
+                       "AND state = 'active' AND datname = current_database()")
+
+
+def test_zones_change_their_size_at_a_reload(shop):
+    with load(shop, get_product) as seen:
+        for cache, limits in (("16m", "2m"), ("24m", "4m")):
+            shop.configure(replace=[(r"commerce_cache_zone\s+\d+m", f"commerce_cache_zone {cache}")])
+            (shop.conf / "limits.conf").write_text(re.sub(
+                r"commerce_limit_zone\s+\d+m", f"commerce_limit_zone {limits}", (shop.conf / "limits.conf").read_text()))
+            old = shop.reload()
+            count = len(seen)
+            wait_for(lambda: len(seen) > count + 20, 20)
+            wait_for(lambda: not old & set(shop.workers(leaving=True)), 40, "the old workers are gone")
+    shop.configure()
+    shop.reload()
+    assert seen and set(seen) == {200}, set(map(str, seen))
+
+
 def test_a_bad_configuration_leaves_the_running_one_alone(shop):
     shop.expect_log(r"\[emerg\].*commerce_nonsense")
     workers = shop.workers()
@@ -133,6 +229,52 @@ def test_binary_upgrade_under_load(shop):
         count = len(seen)
         wait_for(lambda: len(seen) > count + 20, 10)
     assert set(seen) == {200}, set(map(str, seen))
+
+
+def unread(shop, size):
+    """PostgreSQL has not read so many bytes that a worker has sent: it holds that worker's request."""
+    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        field = line.split()
+        if int(field[1].split(":")[1], 16) == shop.pg_port and int(field[4].split(":")[1], 16) > size:
+            return True
+    return False
+
+
+def test_a_worker_dies_in_the_middle_of_a_checkout(shop):
+    """Killed when the statement is on its way: it commits or not, and the repeated checkout is the same order."""
+    crowd = shop.customers(6)
+    for number, (user, token) in enumerate(crowd):
+        key = {"Idempotency-Key": f"middle-{user}"}
+        edge = shop.edge(token=token)
+        assert edge.post("/api/v1/cart/items", json={"product_id": 12, "quantity": 1}).status_code == 201
+
+        def checkout(token=token, key=key):
+            with contextlib.suppress(httpx.HTTPError), shop.edge(token=token) as other:
+                return other.post("/api/v1/checkout", json={}, headers=key).status_code
+            return None
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with frozen(backends(shop)):
+                first = pool.submit(checkout)
+                wait_for(lambda: unread(shop, 400), 10, "the checkout is in PostgreSQL")
+                for _ in range(2):
+                    shop.kill_worker(0)
+                    if number % 2:
+                        break
+            first.result()
+
+        def again(edge=edge, key=key):
+            with contextlib.suppress(httpx.HTTPError):
+                answer = edge.post("/api/v1/checkout", json={}, headers=key)
+                assert answer.status_code in (201, 409, 503), answer.text
+                return answer if answer.status_code == 201 else None
+            return None
+
+        order = wait_for(again, 30, "the order is placed")
+        rows = shop.rows("SELECT number FROM shop.orders WHERE user_id = %s", user)
+        assert [row["number"] for row in rows] == [order.json()["number"]]
+        # what was ordered is not in the cart
+        wait_for(lambda: edge.get("/api/v1/cart").json()["items"] == [], 10)
 
 
 def test_killed_workers_lose_and_duplicate_no_order(shop):
@@ -194,7 +336,8 @@ def test_postgres_down_at_start(shop):
     finally:
         shop.start("postgres")
     shop.ready(30)
-    assert shop.edge().get("/api/v1/products").status_code == 200
+    # a worker finds out for itself, at most 5 s after the other
+    wait_for(lambda: all(shop.edge().get("/api/v1/products").status_code == 200 for _ in range(8)), 15)
 
 
 def test_redis_down_at_start(shop):
@@ -279,6 +422,161 @@ def test_redis_lost_and_back_under_load(shop):
     assert seen.count(503) <= 40
 
 
+def test_checkout_while_redis_is_away(shop):
+    """The cart of the backup is ordered once; Redis comes back with an older copy of nothing."""
+    user, token = shop.customers(1)[0]
+    edge = shop.edge(token=token)
+    orders = "SELECT count(*) FROM shop.orders WHERE user_id = %s"
+    before = shop.value(orders, user)
+    assert edge.post("/api/v1/cart/items", json={"product_id": 13, "quantity": 2}).status_code == 201
+    wait_for(lambda: shop.value("SELECT count(*) FROM shop.cart_backup WHERE owner = %s "
+                                "AND jsonb_array_length(document->'items') = 1", f"u:{user}"), 10, "the cart is saved")
+    shop.kill("redis")
+    key = {"Idempotency-Key": "without-redis"}
+    first = wait_for(lambda: (a := edge.post("/api/v1/checkout", json={}, headers=key)).status_code != 503 and a, 20)
+    assert first.status_code == 201, first.text
+    again = edge.post("/api/v1/checkout", json={}, headers=key)
+    assert again.status_code == 201 and again.json()["number"] == first.json()["number"]
+    assert edge.get("/api/v1/cart").json()["items"] == []
+    shop.start("redis")
+    wait_for(lambda: is_ready(shop).json()["services"]["redis"], 20, "Redis is found again")
+    assert edge.post("/api/v1/checkout", json={}, headers=key).json()["number"] == first.json()["number"]
+    assert edge.get("/api/v1/cart").json()["items"] == []
+    assert edge.post("/api/v1/checkout", json={}).status_code in (409, 422)
+    assert shop.value(orders, user) == before + 1
+
+
+def test_redis_flushed_and_lost_while_all_buy(shop):
+    """CHECKOUT invariant 17: nothing is sold twice, no cart is ordered twice, and carts come back."""
+    stock = 25
+    with shop.db() as db:
+        db.execute("UPDATE shop.stock SET on_hand = %s, reserved = 0, allow_backorder = false, track_stock = true "
+                   "WHERE tenant_id = 1 AND product_id = 14", (stock,))
+    variants = shop.value("SELECT count(*) FROM shop.stock WHERE tenant_id = 1 AND product_id = 14")
+    shop.flush_redis()
+    crowd = shop.customers(8)
+    stop = threading.Event()
+    seen = []
+
+    def buy(number):
+        user, token = crowd[number]
+        with shop.edge(token=token, limits=httpx.Limits(max_keepalive_connections=0)) as edge:
+            for i in range(1000):
+                if stop.is_set():
+                    return
+                with contextlib.suppress(httpx.HTTPError):
+                    seen.append(edge.post("/api/v1/cart/items", json={"product_id": 14, "quantity": 1}).status_code)
+                    seen.append(edge.post("/api/v1/checkout", json={},
+                                          headers={"Idempotency-Key": f"flush-{number}-{i}"}).status_code)
+
+    sold = """SELECT coalesce(sum(i.quantity), 0) FROM shop.order_item i JOIN shop.orders o
+              ON (o.tenant_id, o.id) = (i.tenant_id, i.order_id)
+              WHERE i.tenant_id = 1 AND i.product_id = 14 AND o.status <> 'cancelled'"""
+    before = shop.value(sold)
+    with concurrent.futures.ThreadPoolExecutor(len(crowd)) as pool:
+        jobs = [pool.submit(buy, n) for n in range(len(crowd))]
+        try:
+            for step in range(6):
+                count = len(seen)
+                if step == 3:
+                    shop.kill("redis")
+                    wait_for(lambda: len(seen) > count + 40, 30, "carts go on without Redis")
+                    shop.start("redis")
+                    wait_for(lambda: is_ready(shop).json()["services"]["redis"], 20, "Redis is found again")
+                else:
+                    shop.flush_redis()
+                count = len(seen)
+                wait_for(lambda: len(seen) > count + 40, 30)
+        finally:
+            stop.set()
+        for job in jobs:
+            job.result()
+    assert set(seen) <= {201, 409, 422, 503}, set(seen)
+    assert 201 in seen
+    assert shop.value(sold) - before <= stock * variants
+    left = shop.rows("SELECT on_hand, reserved FROM shop.stock WHERE tenant_id = 1 AND product_id = 14")
+    assert all(0 <= row["reserved"] <= row["on_hand"] or row["on_hand"] >= 0 for row in left)
+    assert sum(row["on_hand"] for row in left) + shop.value(sold) - before == stock * variants
+    assert shop.value("SELECT count(*) FROM (SELECT cart_id FROM shop.orders WHERE cart_id IS NOT NULL "
+                      "GROUP BY cart_id HAVING count(*) > 1) twice") == 0
+    # and a cart of now outlives a flush
+    user, token = crowd[0]
+    edge = shop.edge(token=token)
+    edge.delete("/api/v1/cart")
+    assert edge.post("/api/v1/cart/items", json={"product_id": 5, "quantity": 1}).status_code == 201
+    lines = edge.get("/api/v1/cart").json()
+    wait_for(lambda: shop.value("SELECT coalesce(max(version), 0) FROM shop.cart_backup WHERE owner = %s", f"u:{user}")
+             >= lines["version"], 15, "the cart is saved")
+    shop.flush_redis()
+    assert edge.get("/api/v1/cart").json()["items"] == lines["items"]
+
+
+def timed(call):
+    """Of each request: its status, and how long it took."""
+    def run(edge):
+        began = time.monotonic()
+        status = call(edge)
+        return status, time.monotonic() - began
+    return run
+
+
+def tree(pid):
+    return [pid, *(int(c) for c in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def test_postgres_stands_still(shop):
+    """Nothing waits longer than its lane's deadline, and all is well again when PostgreSQL goes on."""
+    shop.expect_log(r"PostgreSQL .* connection lost")
+    user, token = shop.customers(1)[0]
+
+    def ask(edge):
+        answer = edge.get("/api/v1/products", params={"max_price": time.monotonic_ns() % 1000000 + 1})
+        if answer.status_code == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+        return answer.status_code
+
+    def write(edge):
+        return edge.post("/api/v1/orders", json={"items": [{"product_id": 15, "quantity": 1}]}, headers={
+            "Authorization": f"Bearer {token}", "Idempotency-Key": f"still-{time.monotonic_ns()}"}).status_code
+
+    with load(shop, timed(ask)) as reads, load(shop, timed(write), threads=2) as writes:
+        wait_for(lambda: len(reads) > 10 and writes, 20)
+        with frozen(tree(int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0]))):
+            wait_for(lambda: (503 in [r[0] for r in reads[-8:]]) and (503 in [w[0] for w in writes]), 60, "503")
+            assert shop.edge().get("/health/live").status_code == 200
+            wait_for(lambda: is_ready(shop).status_code == 503, 20, "readiness says no")
+        count = len(reads)
+        wait_for(lambda: len(reads) > count + 20 and {r[0] for r in reads[-20:]} == {200}, 30, "good answers again")
+        wait_for(lambda: writes[-1][0] == 201, 30, "orders again")
+    assert {r[0] for r in reads + writes} <= {200, 201, 409, 503}, {str(r[0]) for r in reads + writes}
+    if MODE == "plain":
+        # deadlines are 3 s for reads and 5 s for writes, which are two of a lane; the rest is a busy machine
+        assert max(took for _, took in reads) < 8 and max(took for _, took in writes) < 14
+    assert shop.value("SELECT count(*) FROM shop.orders WHERE user_id = %s", user) >= \
+        sum(status == 201 for status, _ in writes)
+
+
+def test_redis_stands_still(shop):
+    """Its deadline is half a second: carts go on in PostgreSQL, and return."""
+    user, token = shop.customers(1)[0]
+
+    def read(edge):
+        return edge.get("/api/v1/cart", headers={"Authorization": f"Bearer {token}"}).status_code
+
+    with load(shop, timed(read)) as seen:
+        wait_for(lambda: len(seen) > 20, 20)
+        with frozen([redis_pid(shop)]):
+            wait_for(lambda: is_ready(shop).json()["services"]["redis"] is False, 20, "health says that Redis is gone")
+            count = len(seen)
+            wait_for(lambda: len(seen) > count + 20, 30, "carts go on")
+        wait_for(lambda: is_ready(shop).json()["services"]["redis"], 30, "health says that Redis is back")
+        count = len(seen)
+        wait_for(lambda: len(seen) > count + 20, 20)
+    assert {status for status, _ in seen} == {200}
+    if MODE == "plain":
+        assert max(took for _, took in seen) < 6
+
+
 # ---- clients that leave ----
 
 
@@ -348,6 +646,48 @@ def test_clients_leave_while_a_password_is_hashed(shop):
         "email": "test@example.com", "password": "password"}).status_code == 200, 20)
 
 
+def descriptors(shop):
+    return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in shop.workers()}
+
+
+def test_clients_leave_at_every_wait_and_nothing_remains(shop, probes):
+    """In the body, in a queue, in flight, pipelined: afterwards each worker has the descriptors that it had."""
+    one = (r"(commerce_postgres\s+read[^;]*?)connections=\d+ depth=\d+", r"\1connections=1 depth=1")
+    with shop.configured(**probes, replace=[one]):
+        for _ in range(20):
+            shop.edge(limits=httpx.Limits(max_keepalive_connections=0)).get("/api/v1/products/1")
+        wait_for(lambda: not shop.leftovers(), 20, "nothing is under way")
+        before = descriptors(shop)
+        sleep = request("GET", "/api/v1/probe/sleep?ms=300")
+        write = request("POST", "/api/v1/probe/write", '{"ms":100}')
+        body = request("POST", "/api/v1/probe/body", json.dumps({"text": "x" * 200000}))
+        running = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'commerce_edge' AND state = 'active'"
+        for _ in range(8):
+            leave(shop, sleep)
+            leave(shop, sleep * 3)
+            leave(shop, sleep + write + sleep)
+            leave(shop, write * 3)
+            leave(shop, body[:150000])
+            leave(shop, body)
+            leave(shop, request("GET", "/api/v1/probe/sleep?ms=300", "x" * 10))
+            leave(shop, request("GET", "/api/v1/probe/sleep?ms=300", "x" * 10)[:-5])
+        # in the queue, behind two that run
+        stay = [socket.create_connection(("127.0.0.1", shop.port)) for _ in range(4)]
+        for s in stay:
+            s.sendall(request("GET", "/api/v1/probe/sleep?ms=1200"))
+        wait_for(lambda: shop.value(running), 10, "a statement runs")
+        for _ in range(10):
+            leave(shop, sleep)
+        for s in stay:
+            s.close()
+        wait_for(lambda: shop.value(running) == 0 and not shop.leftovers(), 30, "PostgreSQL has nothing more to do")
+        assert shop.edge().get("/api/v1/probe/sleep?ms=0").status_code == 200
+        for edge in shop.edges:
+            edge.close()
+        shop.edges = []
+        wait_for(lambda: descriptors(shop) == before, 20, f"descriptors as before: {before}, {descriptors(shop)}")
+
+
 def test_clients_leave_during_a_large_answer(shop, probes):
     with shop.configured(**probes):
         for _ in range(10):
@@ -397,7 +737,11 @@ def test_a_full_pool_refuses_at_once(shop, probes):
             return edge.get("/api/v1/probe/sleep?ms=700")
 
         with concurrent.futures.ThreadPoolExecutor(50) as pool:
-            answers = list(pool.map(ask, edges))
+            jobs = [pool.submit(ask, edge) for edge in edges]
+            while not all(job.done() for job in jobs):
+                # the event loop is free, and readiness knows no more of it than before
+                assert shop.edge().get("/health/live").status_code == 200
+            answers = [job.result() for job in jobs]
         counts = {status: [a for a in answers if a.status_code == status] for status in (200, 503)}
         assert sum(map(len, counts.values())) == 50, {a.status_code for a in answers}
         # two workers with one statement under way and four that wait, and what came after the first was done

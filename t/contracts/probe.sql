@@ -13,6 +13,20 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION api.probe_headers(headers text, status int) RETURNS api.reply
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    RETURN (status, '{"data":"x"}', headers::json, NULL)::api.reply;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION api.probe_empty() RETURNS api.reply
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    RETURN (204, NULL, NULL, NULL)::api.reply;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION api.probe_body(text text) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
@@ -31,7 +45,7 @@ DO $$
 DECLARE
     f text;
 BEGIN
-    FOREACH f IN ARRAY ARRAY['probe_big', 'probe_sleep', 'probe_body', 'probe_fail'] LOOP
+    FOREACH f IN ARRAY ARRAY['probe_big', 'probe_sleep', 'probe_body', 'probe_fail', 'probe_headers', 'probe_empty'] LOOP
         EXECUTE format('ALTER FUNCTION api.%I OWNER TO commerce_owner', f);
         EXECUTE format('REVOKE ALL ON FUNCTION api.%I FROM PUBLIC', f);
         EXECUTE format('GRANT EXECUTE ON FUNCTION api.%I TO commerce_edge', f);
