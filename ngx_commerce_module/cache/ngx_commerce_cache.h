@@ -22,7 +22,7 @@ typedef ngx_commerce_store_ticket_t  ngx_commerce_cache_ticket_t;
 
 typedef struct {
     ngx_uint_t  status;
-    ngx_str_t   headers;            /* JSON object text, or empty */
+    ngx_str_t   headers;            /* text in the form that its keeper reads, or empty */
     ngx_str_t   body;
     ngx_str_t   edge;               /* JSON text, or empty */
     ngx_msec_t  age;
