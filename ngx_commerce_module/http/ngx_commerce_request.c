@@ -6,7 +6,7 @@
 
 
 #define NGX_COMMERCE_CORRELATION_MAX  64
-#define NGX_COMMERCE_HOLD_MAX         2000  /* ms */
+#define NGX_COMMERCE_HOLD_MAX         5000  /* ms, while PostgreSQL may answer */
 #define NGX_COMMERCE_HOLD_STEP        10
 
 
@@ -591,9 +591,10 @@ ngx_commerce_request_allow(ngx_commerce_request_t *c)
 static ngx_int_t
 ngx_commerce_request_tenant(ngx_commerce_request_t *c)
 {
-    ngx_int_t                 rc;
-    ngx_commerce_tenant_t     tenant;
-    ngx_commerce_loc_conf_t  *lcf;
+    ngx_int_t                       rc;
+    ngx_commerce_tenant_t           tenant;
+    ngx_commerce_loc_conf_t        *lcf;
+    ngx_commerce_pg_lane_status_t   lane;
 
     if (!c->op->tenant) {
         return NGX_OK;
@@ -613,8 +614,11 @@ ngx_commerce_request_tenant(ngx_commerce_request_t *c)
             ngx_commerce_request_began = ngx_current_msec;
         }
 
-        if (ngx_current_msec - ngx_commerce_request_began
-            < NGX_COMMERCE_HOLD_MAX)
+        ngx_commerce_pg_lane_status(NGX_COMMERCE_PG_READ, &lane);
+
+        if (!lane.breaker_open
+            && ngx_current_msec - ngx_commerce_request_began
+               < NGX_COMMERCE_HOLD_MAX)
         {
             return NGX_AGAIN;
         }
