@@ -193,7 +193,8 @@ BEGIN
     SELECT p.tenant_id, domain.principal(), CASE WHEN domain.principal() IS NULL THEN nullif(interaction_add.guest, '') END,
            p.id, interaction_add.action, interaction_add.metadata
       FROM shop.product p
-     WHERE p.tenant_id = domain.tenant_id() AND p.id = interaction_add.product_id AND p.deleted_at IS NULL;
+     WHERE p.tenant_id = domain.tenant_id() AND p.id = interaction_add.product_id AND p.deleted_at IS NULL
+       AND p.status = 'active';
     IF NOT FOUND THEN
         PERFORM domain.fail(404, 'not-found', 'There is no such product.');
     END IF;

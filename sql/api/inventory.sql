@@ -44,6 +44,10 @@ BEGIN
     IF cursor IS NOT NULL AND (cursor ->> 'product')::bigint IS DISTINCT FROM product_id THEN
         PERFORM domain.fail(400, 'cursor-mismatch', 'The cursor belongs to another list.');
     END IF;
+    -- what happened to a deleted product is still to be read
+    IF NOT EXISTS (SELECT FROM shop.product p WHERE p.tenant_id = tenant AND p.id = inventory_movements.product_id) THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such product.');
+    END IF;
 
     SELECT array_agg(json_build_object(
                'id', m.id, 'variant_id', m.variant_id, 'location_id', m.location_id, 'delta', m.delta, 'on_hand', m.on_hand,

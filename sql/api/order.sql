@@ -73,6 +73,10 @@ CREATE OR REPLACE FUNCTION api.orders_of_user(
     user_id uuid, "limit" int DEFAULT 20, cursor jsonb DEFAULT NULL, status text DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
 BEGIN
+    IF NOT EXISTS (SELECT FROM shop.app_user u WHERE u.tenant_id = domain.tenant_id() AND u.id = orders_of_user.user_id) THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such customer.');
+    END IF;
+
     RETURN domain.order_page(user_id, "limit", cursor, status);
 END
 $$;
