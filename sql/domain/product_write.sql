@@ -181,6 +181,13 @@ BEGIN
                             domain.field_error('/slug', 'taken', 'another product has it'));
     END IF;
 
+    IF EXISTS (SELECT FROM shop.product p
+                WHERE p.tenant_id = tenant AND p.external_id = doc ->> 'external_id' AND p.deleted_at IS NULL
+                  AND p.id IS DISTINCT FROM p_id) THEN
+        PERFORM domain.fail(409, 'external-id-taken', format('Another product has the external id %s', doc ->> 'external_id'),
+                            domain.field_error('/external_id', 'taken', 'another product has it'));
+    END IF;
+
     IF p_id IS NULL THEN
         INSERT INTO shop.product (tenant_id, slug, name, external_id, created_at)
         VALUES (tenant, new_slug, doc ->> 'name', doc ->> 'external_id', coalesce((doc ->> 'created_at')::timestamptz, now()))
