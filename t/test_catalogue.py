@@ -118,3 +118,18 @@ def test_dummyjson(shop, anyone):
     assert len(shop.edge(tenant="acme").get(f"/api/v1/products/{product}/reviews").json()["data"]) == 3
     assert anyone.get(f"/api/v1/products/{product}").status_code == 404
     assert json.loads(body)[0]["title"] not in anyone.get("/api/v1/products?limit=100").text
+
+
+def test_an_external_id_is_of_one_product(shop, staff):
+    """Said before the index says it: a problem with a pointer, no line in error.log."""
+    money = {"amount": 100, "currency": "USD"}
+    one, other = (staff.post("/api/v1/products", json={"name": f"Outside {n}", "sku": f"outside-{n}", "price": money,
+                                                       "external_id": f"outside-{n}"}).json() for n in (1, 2))
+    for answer in (
+            staff.patch(f"/api/v1/products/{other['id']}", json={"external_id": "outside-1"}, headers={"If-Match": '"1"'}),
+            staff.post("/api/v1/products", json={"name": "Third", "sku": "outside-3", "price": money, "external_id": "outside-1"})):
+        assert (answer.status_code, answer.json()["code"]) == (409, "external-id-taken"), answer.text
+        assert answer.json()["errors"][0]["pointer"] == "/external_id"
+    assert not [line for line in shop.log_lines() if "23505" in line]
+    assert shop.value("SELECT external_id FROM shop.product WHERE tenant_id = 1 AND id = %s", other["id"]) == "outside-2"
+    assert one["external_id"] == "outside-1"
