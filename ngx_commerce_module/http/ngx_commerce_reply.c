@@ -90,9 +90,7 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
         r->header_only = 1;
     }
 
-    if (reply->status == NGX_HTTP_NO_CONTENT || reply->body.data == NULL
-        || reply->body.len == 0)
-    {
+    if (reply->status == NGX_HTTP_NO_CONTENT || reply->body.len == 0) {
         r->header_only = 1;
     }
 
