@@ -166,11 +166,28 @@ extern ngx_module_t  ngx_http_commerce_module;
 ngx_int_t ngx_commerce_request_handler(ngx_http_request_t *r);
 ngx_commerce_request_t *ngx_commerce_request_get(ngx_http_request_t *r);
 
-/* ngx_commerce_input.c: parameters and body into the scope.  NGX_OK, or NGX_ERROR: a problem was set. */
+/* ngx_commerce_guard.c.  NGX_OK, or NGX_ERROR: a problem was set. */
+
+typedef enum {
+    NGX_COMMERCE_STAGE_ADDRESS = 0,     /* before any token is looked at */
+    NGX_COMMERCE_STAGE_PRINCIPAL,
+    NGX_COMMERCE_STAGE_BODY             /* the account is named in the body */
+} ngx_commerce_stage_t;
+
+ngx_int_t ngx_commerce_guard_tenant(ngx_commerce_request_t *c);
+ngx_int_t ngx_commerce_guard_auth(ngx_commerce_request_t *c);
+/* The policies that are due at this stage. */
+ngx_int_t ngx_commerce_guard_limits(ngx_commerce_request_t *c,
+    ngx_uint_t stage);
+
+/* ngx_commerce_body.c, the same: is it of a kind that is taken; into the scope. */
+
+ngx_int_t ngx_commerce_body_media(ngx_commerce_request_t *c);
+ngx_int_t ngx_commerce_body_accept(ngx_commerce_request_t *c);
+
+/* ngx_commerce_input.c, the same: parameters into the scope. */
 
 ngx_int_t ngx_commerce_input_params(ngx_commerce_request_t *c);
-ngx_int_t ngx_commerce_input_media(ngx_commerce_request_t *c);
-ngx_int_t ngx_commerce_input_body(ngx_commerce_request_t *c);
 void ngx_commerce_input_binding(ngx_commerce_request_t *c, ngx_str_t *binding);
 
 /* ngx_commerce_scope.c: named values */
