@@ -60,7 +60,7 @@ static conn_t     conns[CONNECTIONS];
 static int        idle[CONNECTIONS], idle_count;
 static request_t *requests;
 static size_t     requests_count, request_next;
-static uint64_t   sent, answered, failed, late_ns_max;
+static uint64_t   sent, unsent, answered, failed, late_ns_max;
 
 
 static uint64_t
@@ -401,7 +401,16 @@ main(int argc, char **argv)
 
         send_due();
 
-        if (t > end && (idle_count == connections || t > end + 5000000000u)) {
+        /* a second after the last was due, what could not leave is given up, what has left is waited for */
+
+        if (t > end + 1000000000u && backlog_head != backlog_tail) {
+            unsent += backlog_tail - backlog_head;
+            backlog_head = backlog_tail;
+        }
+
+        if (t > end && backlog_head == backlog_tail
+            && (idle_count == connections || t > end + 20000000000u))
+        {
             break;
         }
 
@@ -418,11 +427,13 @@ main(int argc, char **argv)
         }
     }
 
-    printf("{\"due\": %llu, \"answered\": %llu, \"failed\": %llu, "
+    printf("{\"due\": %llu, \"sent\": %llu, \"unsent\": %llu, \"answered\": %llu, "
+           "\"failed\": %llu, "
            "\"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, "
            "\"p999_ms\": %.3f, \"max_ms\": %.3f, \"backlog_max\": %zu, "
            "\"statuses\": {",
-           (unsigned long long) k, (unsigned long long) answered,
+           (unsigned long long) k, (unsigned long long) sent,
+           (unsigned long long) unsent, (unsigned long long) answered,
            (unsigned long long) failed, percentile(0.50), percentile(0.90),
            percentile(0.99), percentile(0.999), (double) late_ns_max / 1e6,
            backlog_max);
