@@ -45,7 +45,7 @@ STYLES = {
 def picture(product):
     light, dark, ink, drawing = STYLES[product["category"]]
     stroke = f'fill="none" stroke="{ink}" stroke-width="9" stroke-linecap="round"'
-    turn = product["id"] % 7 * 4 - 12
+    turn = int(product["external_id"].rpartition("-")[2]) % 7 * 4 - 12
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 400" role="img" aria-label="{escape(product['title'])}">
 <defs><linearGradient id="g" x2=".4" y2="1"><stop stop-color="{light}"/><stop offset="1" stop-color="{dark}"/></linearGradient></defs>
 <rect width="400" height="400" fill="url(#g)"/>

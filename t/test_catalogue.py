@@ -133,3 +133,16 @@ def test_an_external_id_is_of_one_product(shop, staff):
     assert not [line for line in shop.log_lines() if "23505" in line]
     assert shop.value("SELECT external_id FROM shop.product WHERE tenant_id = 1 AND id = %s", other["id"]) == "outside-2"
     assert one["external_id"] == "outside-1"
+
+
+@pytest.mark.skipif(not os.path.exists(DUMMYJSON), reason="the DummyJSON catalogue is not here")
+def test_a_foreign_catalogue_comes_beside_the_demo_s(shop, staff, anyone):
+    """Nothing of the demo is overwritten: its products have ids of their own."""
+    before = shop.value("SELECT count(*) FROM shop.product WHERE tenant_id = 1 AND deleted_at IS NULL")
+    name = anyone.get("/api/v1/products/1").json()["name"]
+    report = staff.post("/api/v1/admin/import", content=open(DUMMYJSON, "rb").read(),
+                        headers={"Content-Type": "application/json"}, timeout=60).json()
+    assert (report["imported"], report["updated"], report["failed"]) == (194, 0, 0), report
+    assert shop.value("SELECT count(*) FROM shop.product WHERE tenant_id = 1 AND deleted_at IS NULL") == before + 194
+    assert anyone.get("/api/v1/products/1").json()["name"] == name
+    assert anyone.get("/api/v1/products?search=mascara").json()["data"][0]["name"] == "Essence Mascara Lash Princess"
