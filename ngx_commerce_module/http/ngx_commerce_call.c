@@ -401,9 +401,7 @@ ngx_commerce_call_reply(ngx_commerce_request_t *c, const PGresult *result)
                       "of one api.reply with a status",
                       c->call->function.len, c->call->function.data,
                       PQntuples(result), PQnfields(result));
-        return ngx_commerce_problem(c, 500, "internal",
-            "Something went wrong on our side; the correlation id helps to "
-            "find it.");
+        return ngx_commerce_problem_internal(c);
     }
 
     status = ngx_atoi((u_char *) PQgetvalue(result, 0, 0),

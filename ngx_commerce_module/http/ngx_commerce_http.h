@@ -152,7 +152,6 @@ struct ngx_commerce_request_s {
     unsigned                          call_ticketed:1;
     unsigned                          cache_hit:1;
     unsigned                          waiting:1;    /* held for an event */
-    unsigned                          private:1;    /* depends on who asks */
     unsigned                          cache_control:1;  /* the reply brings its own */
 };
 
@@ -231,6 +230,8 @@ ngx_int_t ngx_commerce_script_resume(ngx_commerce_request_t *c);
 /* detail is a format of ngx_vslprintf: a sentence for the client. */
 ngx_int_t ngx_commerce_problem(ngx_commerce_request_t *c, ngx_uint_t status,
     const char *code, const char *detail, ...);
+/* 500, the cause is in the log. */
+ngx_int_t ngx_commerce_problem_internal(ngx_commerce_request_t *c);
 /* Overload and absence: with Retry-After. */
 ngx_int_t ngx_commerce_problem_retry(ngx_commerce_request_t *c,
     ngx_uint_t status, const char *code, ngx_uint_t retry_after,

@@ -110,6 +110,16 @@ ngx_commerce_problem(ngx_commerce_request_t *c, ngx_uint_t status,
 }
 
 
+/* What is our fault and not the client's to know; the cause is in the log. */
+
+ngx_int_t
+ngx_commerce_problem_internal(ngx_commerce_request_t *c)
+{
+    return ngx_commerce_problem(c, 500, "internal", "%s",
+                                ngx_commerce_problem_status(500)->detail);
+}
+
+
 ngx_int_t
 ngx_commerce_problem_retry(ngx_commerce_request_t *c, ngx_uint_t status,
     const char *code, ngx_uint_t retry_after, const char *detail)

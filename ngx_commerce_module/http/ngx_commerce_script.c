@@ -264,9 +264,7 @@ invalid:
                   "docs/contract.md, section 7", step->name.len,
                   step->name.data);
 
-    return ngx_commerce_problem(c, 500, "internal",
-        "Something went wrong on our side; the correlation id helps to find "
-        "it.");
+    return ngx_commerce_problem_internal(c);
 }
 
 

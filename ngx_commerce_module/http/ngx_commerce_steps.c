@@ -143,9 +143,7 @@ ngx_commerce_steps_after(ngx_commerce_request_t *c)
     if (c->step.status < 300
         && ngx_commerce_reply_edge(c, &c->step) != NGX_OK)
     {
-        ngx_commerce_problem(c, 500, "internal",
-            "Something went wrong on our side; the correlation id helps to "
-            "find it.");
+        ngx_commerce_problem_internal(c);
     }
 
     if (c->step.status >= 300) {
@@ -183,9 +181,7 @@ ngx_commerce_steps_after(ngx_commerce_request_t *c)
     if (c->step_index < c->op->steps_count
         && ngx_commerce_scope_bind(c, &c->step.body) != NGX_OK)
     {
-        ngx_commerce_problem(c, 500, "internal",
-            "Something went wrong on our side; the correlation id helps to "
-            "find it.");
+        ngx_commerce_problem_internal(c);
 
         if (c->reply.status == 0) {
             c->reply = c->step;
@@ -206,9 +202,7 @@ ngx_commerce_steps_finish(ngx_commerce_request_t *c)
                       "commerce: no step of \"%*s\" gave a reply",
                       c->op->id.len, c->op->id.data);
 
-        ngx_commerce_problem(c, 500, "internal",
-            "Something went wrong on our side; the correlation id helps to "
-            "find it.");
+        ngx_commerce_problem_internal(c);
         c->reply = c->step;
     }
 
