@@ -1,0 +1,7 @@
+-- Revert nginx-commerce:102_maintenance from pg
+
+BEGIN;
+
+ALTER TABLE domain.progress DROP COLUMN state;
+
+COMMIT;

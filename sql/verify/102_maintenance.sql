@@ -1,0 +1,7 @@
+-- Verify nginx-commerce:102_maintenance on pg
+
+BEGIN;
+
+SELECT state FROM domain.progress WHERE false;
+
+ROLLBACK;
