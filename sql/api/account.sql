@@ -185,6 +185,17 @@ END
 $$;
 
 
+-- The event of an interaction of whoever asks.
+CREATE OR REPLACE FUNCTION domain.interaction_tell(product bigint, action text, metadata jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM domain.emit('user.interaction', 'shop.user.interaction.v1', 'product', product::text, jsonb_build_object(
+                            'user_id', domain.principal(), 'product_id', product, 'action', action, 'metadata', metadata,
+                            'timestamp', domain.ts(now())));
+END
+$$;
+
+
 -- L5: somebody looked at a product.  guest: hash of the cart token, so that a visit can be followed before anybody logs in.
 CREATE OR REPLACE FUNCTION api.interaction_add(product_id bigint, action text, metadata jsonb DEFAULT NULL, guest text DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
@@ -199,10 +210,48 @@ BEGIN
         PERFORM domain.fail(404, 'not-found', 'There is no such product.');
     END IF;
 
-    PERFORM domain.emit('user.interaction', 'shop.user.interaction.v1', 'product', product_id::text, jsonb_build_object(
-                            'user_id', domain.principal(), 'product_id', product_id, 'action', action,
-                            'metadata', metadata, 'timestamp', domain.ts(now())));
+    PERFORM domain.interaction_tell(product_id, action, metadata);
 
     RETURN (202, '{"accepted":true}', NULL, NULL)::api.reply;
+END
+$$;
+
+
+-- The same for a list of {"product_id", "action", "metadata"}, oldest first, in one transaction.  rejected: the places of those
+-- whose product is not there; 404 when none is.
+CREATE OR REPLACE FUNCTION api.interactions_add(interactions jsonb, guest text DEFAULT NULL)
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    tenant    bigint := domain.tenant_id();
+    person    uuid := domain.principal();
+    one       record;
+    accepted  int := 0;
+    rejected  int[] := '{}';
+BEGIN
+    FOR one IN
+        SELECT x.n - 1 AS place, p.id AS product, x.i ->> 'action' AS action, x.i -> 'metadata' AS metadata
+          FROM jsonb_array_elements(interactions) WITH ORDINALITY AS x (i, n)
+          LEFT JOIN shop.product p ON p.tenant_id = tenant AND p.id = (x.i ->> 'product_id')::bigint
+               AND p.deleted_at IS NULL AND p.status = 'active'
+         ORDER BY x.n
+    LOOP
+        IF one.product IS NULL THEN
+            rejected := rejected || one.place::int;
+            CONTINUE;
+        END IF;
+
+        INSERT INTO shop.interaction (tenant_id, user_id, guest, product_id, action, metadata)
+        VALUES (tenant, person, CASE WHEN person IS NULL THEN nullif(interactions_add.guest, '') END,
+                one.product, one.action, one.metadata);
+
+        PERFORM domain.interaction_tell(one.product, one.action, one.metadata);
+        accepted := accepted + 1;
+    END LOOP;
+
+    IF accepted = 0 THEN
+        PERFORM domain.fail(404, 'not-found', 'There are no such products.');
+    END IF;
+
+    RETURN (202, json_build_object('accepted', accepted, 'rejected', rejected)::text, NULL, NULL)::api.reply;
 END
 $$;

@@ -71,6 +71,19 @@ BEGIN
         PERFORM domain.fail(403, 'tenant-mismatch', 'The carts belong to another shop');
     END IF;
 
+    -- what was on its way when its owner was erased (A26)
+    PERFORM domain.erasure_turn(false);
+    IF EXISTS (SELECT FROM shop.erasure e
+                WHERE e.tenant_id = domain.tenant_id()
+                  AND e.user_id::text IN (SELECT substring(c.key FROM ':u:([0-9a-f-]{36})\}$')
+                                            FROM jsonb_to_recordset(carts) AS c (key text))) THEN
+        carts := (SELECT coalesce(jsonb_agg(c.value), '[]')
+                    FROM jsonb_array_elements(carts) c
+                   WHERE NOT EXISTS (SELECT FROM shop.erasure e
+                                      WHERE e.tenant_id = domain.tenant_id()
+                                        AND c.value ->> 'key' LIKE '%:u:' || e.user_id || '}'));
+    END IF;
+
     INSERT INTO shop.cart_backup AS b (tenant_id, owner, cart_id, version, document)
     SELECT domain.tenant_id(), x.owner, (x.document ->> 'cart_id')::uuid, (x.document ->> 'version')::bigint, x.document
       FROM (SELECT substring(c.key FROM '^cart:\{[0-9]+:(.*)\}$') AS owner, c.document
@@ -89,9 +102,9 @@ END
 $$;
 
 
--- The cart with today's prices, stock, tax, shipping and total. Lines that are not as the customer put them there carry
+-- The cart with today's prices, discounts, stock, tax, shipping and total. A coupon that cannot be had now carries "problem". Lines that are not as the customer put them there carry
 -- "notices": price-changed (with previous_unit_price), insufficient-stock, out-of-stock, unavailable (not in any sum).
-CREATE OR REPLACE FUNCTION api.cart_view(cart_id uuid, version bigint, items jsonb)
+CREATE OR REPLACE FUNCTION api.cart_view(cart_id uuid, version bigint, items jsonb, coupons jsonb DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
 DECLARE
     p        record;
@@ -106,7 +119,7 @@ BEGIN
         items := '[]';
     END IF;
 
-    p := domain.price_lines(coalesce(items, '[]'));
+    p := domain.price_lines(coalesce(items, '[]'), domain.coupon_codes(coupons), domain.coupon_customer(NULL));
 
     SELECT coalesce(json_agg(json_strip_nulls(json_build_object(
                'id', l.variant_id, 'item_id', l.variant_id, 'variant_id', l.variant_id, 'product_id', l.product_id,
@@ -114,6 +127,7 @@ BEGIN
                'image', coalesce(v.image, l.image), 'quantity', l.quantity,
                'unit_price', json_build_object('amount', coalesce(v.unit, l.unit_price), 'currency', p.currency),
                'line_total', json_build_object('amount', coalesce(v.line, 0), 'currency', p.currency),
+               'discount', CASE WHEN v.off > 0 THEN json_build_object('amount', v.off, 'currency', p.currency) END,
                'previous_unit_price', CASE WHEN v.unit <> l.unit_price
                    THEN json_build_object('amount', l.unit_price, 'currency', p.currency) END,
                'available', CASE WHEN v.unit IS NULL THEN 0 ELSE v.available END,
@@ -124,10 +138,10 @@ BEGIN
       FROM (SELECT i.*, row_number() OVER () AS place
               FROM jsonb_to_recordset(coalesce(items, '[]')) AS i (variant_id bigint, product_id bigint, quantity bigint,
                    unit_price bigint, name text, sku text, slug text, image text)) l
-      LEFT JOIN ROWS FROM (unnest(p.variant_ids), unnest(p.quantities), unnest(p.skus), unnest(p.names),
-                           unnest(p.slugs), unnest(p.images), unnest(p.unit_amounts), unnest(p.line_amounts),
-                           unnest(p.available))
-                AS v (variant_id, pieces, sku, name, slug, image, unit, line, available) USING (variant_id)
+      LEFT JOIN (SELECT k.variant_id, k.quantity AS pieces, k.sku, k.name, k.slug, k.image, k.unit_amount AS unit,
+                        k.line_amount AS line,
+                        k.discount_amount AS off, k.available
+                   FROM unnest(p.lines) k) v USING (variant_id)
      CROSS JOIN LATERAL (SELECT array_to_json(array_remove(ARRAY[
                CASE WHEN v.unit IS NULL THEN 'unavailable' END,
                CASE WHEN v.unit <> l.unit_price THEN 'price-changed' END,
@@ -142,6 +156,8 @@ BEGIN
                 'tax', json_build_object('amount', p.tax, 'currency', p.currency),
                 'tax_inclusive', p.tax_inclusive,
                 'shipping', json_build_object('amount', p.shipping, 'currency', p.currency),
+                'shipping_discount', json_build_object('amount', p.shipping_discount, 'currency', p.currency),
+                'coupons', coalesce(domain.coupons_shown(p.coupons, p.currency), '[]'),
                 'total', json_build_object('amount', p.total, 'currency', p.currency),
                 'ordered_cart_id', ordered)::text,
             NULL, NULL)::api.reply;
@@ -159,13 +175,11 @@ BEGIN
     p := domain.price_lines(guest_items);
 
     SELECT coalesce(json_agg(json_build_object(
-               'variant_id', v.variant_id, 'product_id', v.product_id, 'quantity', v.quantity, 'unit_price', v.unit,
+               'variant_id', v.variant_id, 'product_id', v.product_id, 'quantity', v.quantity, 'unit_price', v.unit_amount,
                'currency', p.currency, 'available', v.available, 'name', v.name, 'sku', v.sku, 'slug', v.slug,
-               'image', v.image) ORDER BY v.place), '[]')
+               'image', v.image) ORDER BY v.ordinality), '[]')
       INTO offers
-      FROM ROWS FROM (unnest(p.variant_ids), unnest(p.product_ids), unnest(p.quantities), unnest(p.skus),
-                      unnest(p.names), unnest(p.slugs), unnest(p.images), unnest(p.unit_amounts), unnest(p.available))
-           WITH ORDINALITY AS v (variant_id, product_id, quantity, sku, name, slug, image, unit, available, place);
+      FROM unnest(p.lines) WITH ORDINALITY v;
 
     RETURN (200, json_build_object('guest_offers', offers)::text, NULL, NULL)::api.reply;
 END
@@ -284,6 +298,66 @@ END
 $$;
 
 
+-- May this coupon go onto a cart of these lines and coupons? {"coupon_code"} as it is stored; the coupon's own problem otherwise.
+CREATE OR REPLACE FUNCTION api.cart_coupon_check(code text, items jsonb, coupons jsonb DEFAULT NULL)
+RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    wanted   text := upper(btrim(code));
+    problem  jsonb;
+BEGIN
+    IF coalesce(items, '[]') = '[]' THEN
+        PERFORM domain.fail(409, 'cart-empty', 'There is nothing in the cart.');
+    END IF;
+
+    SELECT c -> 'problem' INTO problem
+      FROM jsonb_array_elements((domain.price_lines(items, domain.coupon_codes(coupons, jsonb_build_array(wanted)),
+                                                    domain.coupon_customer(NULL))).coupons) c
+     WHERE c ->> 'code' = wanted;
+    IF problem IS NOT NULL THEN
+        PERFORM domain.coupon_fail(problem, wanted);
+    END IF;
+
+    RETURN (200, json_build_object('coupon_code', wanted)::text, NULL, NULL)::api.reply;
+END
+$$;
+
+
+-- With Redis away: the script cart_coupon_add.
+CREATE OR REPLACE FUNCTION api.cart_coupon_add_down(owner text, coupon_code text)
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    cart   jsonb := domain.cart_hold(owner);
+    codes  jsonb := coalesce(cart -> 'coupons', '[]');
+BEGIN
+    IF NOT codes ? coupon_code THEN
+        IF jsonb_array_length(codes) >= 5 THEN
+            PERFORM domain.fail(409, 'coupons-too-many', 'A cart holds at most 5 coupons', '{"maximum": 5}');
+        END IF;
+        cart := domain.cart_keep(owner, cart || jsonb_build_object('coupons', codes || to_jsonb(coupon_code)), 'coupon', NULL);
+    END IF;
+
+    RETURN (200, cart::text, NULL, NULL)::api.reply;
+END
+$$;
+
+
+-- With Redis away: the script cart_coupon_remove.
+CREATE OR REPLACE FUNCTION api.cart_coupon_remove_down(owner text, coupon_code text)
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    cart   jsonb := domain.cart_hold(owner);
+    codes  jsonb := coalesce(cart -> 'coupons', '[]');
+BEGIN
+    IF NOT codes ? upper(coupon_code) THEN
+        PERFORM domain.fail(404, 'not-found', 'The cart has no such coupon');
+    END IF;
+
+    cart := domain.cart_keep(owner, cart || jsonb_build_object('coupons', codes - upper(coupon_code)), 'coupon', NULL);
+    RETURN (200, cart::text, NULL, NULL)::api.reply;
+END
+$$;
+
+
 -- With Redis away: the script cart_take. Changes nothing, api.cart_merge_down does both sides.
 CREATE OR REPLACE FUNCTION api.cart_take_down(guest_cart text)
 RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
@@ -298,7 +372,8 @@ BEGIN
         RETURN (200, '{}', NULL, NULL)::api.reply;
     END IF;
 
-    RETURN (200, jsonb_build_object('guest_id', cart -> 'cart_id', 'guest_items', cart -> 'items')::text,
+    RETURN (200, jsonb_build_object('guest_id', cart -> 'cart_id', 'guest_items', cart -> 'items',
+                                    'guest_coupons', coalesce(cart -> 'coupons', '[]'))::text,
             NULL, NULL)::api.reply;
 END
 $$;
@@ -306,7 +381,7 @@ $$;
 
 -- With Redis away: the script cart_merge, and the guest's cart emptied in the same transaction.
 CREATE OR REPLACE FUNCTION api.cart_merge_down(
-    owner text, guest_cart text, guest_id uuid, guest_items jsonb, new_cart_id uuid)
+    owner text, guest_cart text, guest_id uuid, guest_items jsonb, new_cart_id uuid, guest_coupons jsonb DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     guest   shop.cart_backup;
@@ -352,7 +427,8 @@ BEGIN
       FROM jsonb_array_elements(jsonb_build_array(guest_id) || merged) WITH ORDINALITY AS e (m, n)
      WHERE n <= 32;
 
-    cart := domain.cart_keep(owner, cart || jsonb_build_object('merged', merged), 'merge', NULL);
+    cart := domain.cart_keep(owner, cart || jsonb_build_object(
+                'merged', merged, 'coupons', to_jsonb((domain.coupon_codes(cart -> 'coupons', guest_coupons))[:5])), 'merge', NULL);
 
     IF guest.cart_id = guest_id THEN
         PERFORM domain.cart_keep(guest_cart, domain.cart_empty(guest.version), 'merge', NULL);

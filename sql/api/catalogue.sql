@@ -2,53 +2,81 @@
 
 -- ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
--- The conditions of a list beyond the tenant, over product_card c. They refer to
--- $1 tenant, $2 query, $3 categories, $4 brand, $5 min_price, $6 max_price, $7 min_rating.
-CREATE OR REPLACE FUNCTION domain.product_where(query tsquery, categories bigint[], brand bigint, min_price bigint,
-                                                max_price bigint, min_rating real, in_stock boolean) RETURNS text
+-- What a list is narrowed by, as a client asks for it and as the tables know it.
+DROP TYPE IF EXISTS domain.product_filters CASCADE;
+CREATE TYPE domain.product_filters AS (
+    valid           boolean,        -- false: a filter names nothing that exists, the list is empty
+    query           tsquery,
+    categories      bigint[],       -- with all below them
+    brands          bigint[],
+    min_price       bigint,
+    max_price       bigint,
+    min_rating      real,
+    in_stock        boolean,
+    created_after   timestamptz,
+    created_before  timestamptz
+);
+
+-- The conditions of a list beyond the tenant, over product_card c. They refer to $1 tenant, $2 filters.
+CREATE OR REPLACE FUNCTION domain.product_where(f domain.product_filters) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
     SELECT 'c.tenant_id = $1'
-           || CASE WHEN query IS NOT NULL THEN ' AND c.search @@ $2' ELSE '' END
-           || CASE WHEN categories IS NOT NULL THEN ' AND c.category_id = ANY ($3)' ELSE '' END
-           || CASE WHEN brand IS NOT NULL THEN ' AND c.brand_id = $4' ELSE '' END
-           || CASE WHEN min_price IS NOT NULL THEN ' AND c.price >= $5' ELSE '' END
-           || CASE WHEN max_price IS NOT NULL THEN ' AND c.price <= $6' ELSE '' END
-           || CASE WHEN min_rating IS NOT NULL THEN ' AND c.rating >= $7' ELSE '' END
-           || CASE WHEN in_stock THEN
+           || CASE WHEN f.query IS NOT NULL THEN ' AND c.search @@ ($2).query' ELSE '' END
+           || CASE WHEN cardinality(f.categories) = 1 THEN ' AND c.category_id = (($2).categories)[1]'
+                   WHEN f.categories IS NOT NULL THEN ' AND c.category_id = ANY (($2).categories)' ELSE '' END
+           || CASE WHEN cardinality(f.brands) = 1 THEN ' AND c.brand_id = (($2).brands)[1]'
+                   WHEN f.brands IS NOT NULL THEN ' AND c.brand_id = ANY (($2).brands)' ELSE '' END
+           || CASE WHEN f.min_price IS NOT NULL THEN ' AND c.price >= ($2).min_price' ELSE '' END
+           || CASE WHEN f.max_price IS NOT NULL THEN ' AND c.price <= ($2).max_price' ELSE '' END
+           || CASE WHEN f.min_rating IS NOT NULL THEN ' AND c.rating >= ($2).min_rating' ELSE '' END
+           || CASE WHEN f.created_after IS NOT NULL THEN ' AND c.created_at > ($2).created_after' ELSE '' END
+           || CASE WHEN f.created_before IS NOT NULL THEN ' AND c.created_at < ($2).created_before' ELSE '' END
+           || CASE WHEN f.in_stock THEN
                    ' AND (SELECT s.in_stock FROM shop.product_stock s WHERE s.tenant_id = $1 AND s.product_id = c.product_id)'
-                   WHEN NOT in_stock THEN
+                   WHEN NOT f.in_stock THEN
                    ' AND c.product_id IN (SELECT s.product_id FROM shop.product_stock s'
                    '                       WHERE s.tenant_id = $1 AND s.stock = 0 AND NOT s.in_stock)'
                    ELSE '' END
 $$;
 
--- What a list's filters mean. valid is false when a filter names nothing that exists: the list is empty.
-CREATE OR REPLACE FUNCTION domain.product_filter(search text, category text, brand text, OUT valid boolean, OUT query tsquery,
-                                                 OUT categories bigint[], OUT brand_id bigint)
+-- What a list's filters mean. Of several categories or brands any one will do; names that do not exist add nothing.
+CREATE OR REPLACE FUNCTION domain.product_filter(
+    search text, category jsonb, brand jsonb, min_price bigint, max_price bigint, min_rating real, in_stock boolean,
+    created_after timestamptz, created_before timestamptz) RETURNS domain.product_filters
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     tenant  bigint := domain.tenant_id();
+    f       domain.product_filters;
 BEGIN
-    valid := true;
+    f.valid := true;
+    f.min_price := min_price;
+    f.max_price := max_price;
+    f.min_rating := min_rating;
+    f.in_stock := in_stock;
+    f.created_after := created_after;
+    f.created_before := created_before;
 
     IF search IS NOT NULL AND search ~ '\w' THEN
-        query := domain.search_query(search);
+        f.query := domain.search_query(search);
     END IF;
 
     IF category IS NOT NULL THEN
-        SELECT domain.category_tree(c.id) INTO categories
-          FROM shop.category c
-         WHERE c.tenant_id = tenant AND c.deleted_at IS NULL
-           AND (CASE WHEN category ~ '^[0-9]{1,18}$' THEN c.id = category::bigint ELSE c.slug = category END);
-        valid := categories IS NOT NULL;
+        SELECT array_agg(DISTINCT below.id) INTO f.categories
+          FROM jsonb_array_elements_text(category) AS wanted (name)
+          JOIN shop.category c ON c.tenant_id = tenant AND c.deleted_at IS NULL
+                              AND (CASE WHEN wanted.name ~ '^[0-9]{1,18}$' THEN c.id = wanted.name::bigint ELSE c.slug = wanted.name END)
+         CROSS JOIN LATERAL unnest(domain.category_tree(c.id)) AS below (id);
+        f.valid := f.categories IS NOT NULL;
     END IF;
 
     IF brand IS NOT NULL THEN
-        SELECT b.id INTO brand_id
-          FROM shop.brand b
-         WHERE b.tenant_id = tenant AND b.deleted_at IS NULL AND b.slug = domain.slugify(brand);
-        valid := valid AND brand_id IS NOT NULL;
+        SELECT array_agg(DISTINCT b.id) INTO f.brands
+          FROM jsonb_array_elements_text(brand) AS wanted (name)
+          JOIN shop.brand b ON b.tenant_id = tenant AND b.deleted_at IS NULL AND b.slug = domain.slugify(wanted.name);
+        f.valid := f.valid AND f.brands IS NOT NULL;
     END IF;
+
+    RETURN f;
 END
 $$;
 
@@ -76,12 +104,24 @@ BEGIN
 END
 $$;
 
--- The text with each unknown word replaced by the most similar known one; NULL when nothing was replaced.
+-- All words that are one slip of the finger away from the typed one: those with two letters swapped, the most frequent slip,
+-- first, then those with one too many, wrong or missing.
+CREATE OR REPLACE FUNCTION domain.search_slips(typed text) RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT ARRAY(SELECT overlay(typed PLACING reverse(substr(typed, i, 2)) FROM i FOR 2) FROM generate_series(1, length(typed) - 1) i)
+        || ARRAY(SELECT overlay(typed PLACING '' FROM i FOR 1) FROM generate_series(1, length(typed)) i)
+        || ARRAY(SELECT overlay(typed PLACING chr(letter) FROM i FOR wrong)
+                   FROM generate_series(1, length(typed) + 1) i, generate_series(ascii('a'), ascii('z')) letter,
+                        generate_series(0, 1) wrong)
+$$;
+
+-- The text with each unknown word replaced by the nearest known one; NULL when nothing was replaced.
 CREATE OR REPLACE FUNCTION domain.search_corrected(search text) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     tenant   bigint := domain.tenant_id();
     typed    text;
+    slips    text[];
     better   text;
     fixed    text := '';
     changed  boolean := false;
@@ -90,11 +130,23 @@ BEGIN
         better := NULL;
         IF length(typed) BETWEEN 3 AND 40
            AND NOT EXISTS (SELECT FROM shop.search_word s WHERE s.tenant_id = tenant AND s.word = typed) THEN
-            SELECT s.word INTO better
-              FROM shop.search_word s
-             WHERE s.tenant_id = tenant AND s.word OPERATOR(public.%) typed
-             ORDER BY public.similarity(s.word, typed) - 0.1 * abs(length(s.word) - length(typed)) DESC, s.word
-             LIMIT 1;
+            -- two letters swapped leave a short word without a common trigram, so what is one slip away is looked up by
+            -- name; a long word keeps enough of them
+            IF length(typed) <= 12 THEN
+                slips := domain.search_slips(typed);
+                SELECT s.word INTO better
+                  FROM shop.search_word s
+                 WHERE s.tenant_id = tenant AND s.word = ANY (slips)
+                 ORDER BY array_position(slips, s.word) < length(typed) DESC, public.similarity(s.word, typed) DESC, s.word
+                 LIMIT 1;
+            END IF;
+            IF better IS NULL THEN
+                SELECT s.word INTO better
+                  FROM shop.search_word s
+                 WHERE s.tenant_id = tenant AND s.word OPERATOR(public.%) typed
+                 ORDER BY public.similarity(s.word, typed) - 0.1 * abs(length(s.word) - length(typed)) DESC, s.word
+                 LIMIT 1;
+            END IF;
         END IF;
         changed := changed OR better IS NOT NULL;
         fixed := fixed || ' ' || coalesce(better, typed);
@@ -104,23 +156,26 @@ BEGIN
 END
 $$;
 
--- Products for sale, a page at a time (C1). The order is by one column and the id, either way; a cursor is {"k": key, "id": id}.
--- Searching without sort_by ranks by relevance; so many hits that ranking says little are ranked by popularity.
+-- Products for sale, a page at a time (C1). The order is by up to three columns and the id, each either way; a cursor is
+-- {"k": [key, …], "id": id}, with "back": true when it leads to the page before.
+-- Searching without sort ranks by relevance; so many hits that ranking says little are ranked by popularity.
 -- total, facet_counts: what the steps before this one counted, passed through.
 CREATE OR REPLACE FUNCTION api.product_list(
-    search text DEFAULT NULL, category text DEFAULT NULL, brand text DEFAULT NULL,
+    search text DEFAULT NULL, category jsonb DEFAULT NULL, brand jsonb DEFAULT NULL,
     min_price bigint DEFAULT NULL, max_price bigint DEFAULT NULL, min_rating real DEFAULT NULL,
-    in_stock boolean DEFAULT NULL, sort_by text DEFAULT NULL, sort_dir text DEFAULT NULL,
+    in_stock boolean DEFAULT NULL, created_after timestamptz DEFAULT NULL, created_before timestamptz DEFAULT NULL,
+    sort jsonb DEFAULT NULL, sort_by text DEFAULT NULL, sort_dir text DEFAULT NULL,
     "limit" int DEFAULT 20, cursor jsonb DEFAULT NULL, page int DEFAULT NULL, per_page int DEFAULT NULL,
-    count text DEFAULT NULL, facets boolean DEFAULT NULL, total bigint DEFAULT NULL, facet_counts jsonb DEFAULT NULL)
+    total bigint DEFAULT NULL, facet_counts jsonb DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
 DECLARE
     tenant    bigint := domain.tenant_id();
-    f         record;
+    f         domain.product_filters;
     size      int := coalesce(per_page, "limit", 20);
     skip      int := (coalesce(page, 1) - 1) * coalesce(per_page, "limit", 20);
-    sort      text := coalesce(sort_by, CASE WHEN search IS NOT NULL THEN 'relevance' ELSE 'created_at' END);
-    down      boolean := coalesce(sort_dir, CASE WHEN sort_by IN ('price', 'name') THEN 'asc' ELSE 'desc' END) = 'desc';
+    names     text[];
+    downs     boolean[];
+    back      boolean := domain.page_back(cursor);
     cards     text[];
     keys      text[];
     ids       bigint[];
@@ -130,121 +185,189 @@ BEGIN
     IF skip > 10000 THEN
         PERFORM domain.fail(400, 'page-too-far', 'Pages end at 10000 products: follow page.next, a cursor, instead');
     END IF;
+    IF page IS NOT NULL AND cursor IS NOT NULL THEN
+        PERFORM domain.fail(400, 'page-and-cursor', 'A cursor says where the page begins: leave page out');
+    END IF;
+    IF sort IS NOT NULL AND coalesce(sort_by, sort_dir) IS NOT NULL THEN
+        PERFORM domain.fail(400, 'sort-twice', 'Sort by sort, or by sort_by and sort_dir, not by both');
+    END IF;
 
-    IF search IS NULL AND category IS NULL AND brand IS NULL AND min_rating IS NULL AND in_stock IS NOT FALSE AND skip = 0
-       AND (min_price IS NULL AND max_price IS NULL OR sort = 'price') THEN
+    IF sort IS NULL THEN
+        names := ARRAY[coalesce(sort_by, CASE WHEN search IS NOT NULL THEN 'relevance' ELSE 'created_at' END)];
+        downs := ARRAY[(coalesce(sort_dir, CASE WHEN sort_by IN ('price', 'name') THEN 'asc' ELSE 'desc' END) = 'desc') <> back];
+    ELSE
+        SELECT array_agg(ltrim(x.name, '-') ORDER BY x.place), array_agg((x.name LIKE '-%') <> back ORDER BY x.place)
+          INTO names, downs
+          FROM jsonb_array_elements_text(sort) WITH ORDINALITY x (name, place);
+    END IF;
+
+    IF cardinality(names) = 1 AND search IS NULL AND category IS NULL AND brand IS NULL AND min_rating IS NULL
+       AND in_stock IS NOT FALSE AND skip = 0 AND created_after IS NULL AND created_before IS NULL
+       AND (min_price IS NULL AND max_price IS NULL OR names[1] = 'price') THEN
         SELECT p.cards, p.keys, p.ids INTO cards, keys, ids
-          FROM domain.product_page(tenant, sort, down, in_stock, min_price, max_price, cursor ->> 'k',
+          FROM domain.product_page(tenant, names[1], downs[1], in_stock, min_price, max_price, cursor #>> '{k,0}',
                                    (cursor ->> 'id')::bigint, size + 1) p;
     ELSE
-        f := domain.product_filter(search, category, brand);
+        f := domain.product_filter(search, category, brand, min_price, max_price, min_rating, in_stock, created_after, created_before);
         IF f.valid THEN
             SELECT p.cards, p.keys, p.ids INTO cards, keys, ids
-              FROM domain.product_page_where(tenant, f.query, f.categories, f.brand_id, min_price, max_price, min_rating, in_stock,
-                                             sort, down, cursor, size + 1, skip) p;
+              FROM domain.product_page_where(tenant, f, names, downs, cursor, size + 1, skip) p;
         END IF;
     END IF;
 
     n := coalesce(cardinality(cards), 0);
     more := n > size;
+    IF more THEN
+        n := size;
+        cards := cards[:size];
+    END IF;
+
+    -- the last row that is shown; the one beyond is only known to exist
+    IF back THEN
+        cards := domain.reversed(cards);
+        keys := domain.reversed(keys[:n]);
+        ids := domain.reversed(ids[:n]);
+    END IF;
 
     RETURN (200,
-            '{"data":[' || coalesce(array_to_string(CASE WHEN more THEN cards[:size] ELSE cards END, ','), '') || ']'
-                || coalesce(',"facets":' || facet_counts::text, '') || '}',
+            '{"data":[' || coalesce(array_to_string(cards, ','), '') || ']' || coalesce(',"facets":' || facet_counts::text, '') || '}',
             NULL,
             '{"page":{"limit":' || size
-                || CASE WHEN more THEN ',"next":{"k":' || coalesce(to_json(keys[size])::text, 'null') || ',"id":' || ids[size] || '}'
+                || CASE WHEN n > 0 AND (more OR back) THEN ',"next":' || domain.product_position(names, keys[n], ids[n]) || '}'
                         ELSE ',"next":null' END
-                || ',"prev":null,"has_more":' || more::text || coalesce(',"total":' || total, '') || '}}')::api.reply;
+                || CASE WHEN n > 0 AND (skip > 0 OR cursor IS NOT NULL) AND (more OR NOT back)
+                        THEN ',"prev":' || domain.product_position(names, keys[1], ids[1]) || ',"back":true}' ELSE ',"prev":null' END
+                || ',"has_more":' || (n > 0 AND (more OR back))::text || coalesce(',"total":' || total, '') || '}}')::api.reply;
+END
+$$;
+
+-- Where a row stands, as the beginning of a JSON object. keys: one key as text, or several as a JSON array.
+CREATE OR REPLACE FUNCTION domain.product_position(names text[], keys text, id bigint) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT '{"k":' || CASE WHEN cardinality(names) = 1 THEN '[' || coalesce(to_json(keys)::text, 'null') || ']' ELSE keys END
+           || ',"id":' || id
+$$;
+
+-- What a list can be sorted by. ranked: the hits have scores.
+CREATE OR REPLACE FUNCTION domain.product_sort_key(name text, ranked boolean, OUT key text, OUT kind text)
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN name = 'relevance' AND ranked THEN 'c.score'
+                WHEN name IN ('relevance', 'popularity') THEN 'c.popularity'
+                WHEN name = 'price' THEN 'c.price'
+                WHEN name = 'name' THEN 'c.name'
+                WHEN name = 'stock' THEN 'l.stock'
+                ELSE 'c.created_at' END,
+           CASE WHEN name = 'relevance' AND ranked THEN 'float8'
+                WHEN name IN ('relevance', 'popularity') THEN 'real'
+                WHEN name = 'price' THEN 'bigint'
+                WHEN name = 'name' THEN 'text COLLATE "C"'
+                WHEN name = 'stock' THEN 'int'
+                ELSE 'timestamptz' END
+$$;
+
+-- The rows after a position, in an order by several keys: the first key bounds the index, the rest decides among equals.
+-- $3: the keys as text, $4: the id. The id follows the first key's direction.
+CREATE OR REPLACE FUNCTION domain.product_after(keys text[], kinds text[], downs boolean[]) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    condition  text := format('c.product_id %s $4', CASE WHEN downs[1] THEN '<' ELSE '>' END);
+    value      text;
+BEGIN
+    IF cardinality(keys) = 1 THEN
+        RETURN format('(%s, c.product_id) %s (($3)[1]::%s, $4)', keys[1], CASE WHEN downs[1] THEN '<' ELSE '>' END, kinds[1]);
+    END IF;
+
+    FOR i IN REVERSE cardinality(keys) .. 1 LOOP
+        value := format('($3)[%s]::%s', i, kinds[i]);
+        condition := format('(%1$s %2$s %3$s OR %1$s = %3$s AND %4$s)', keys[i], CASE WHEN downs[i] THEN '<' ELSE '>' END, value, condition);
+    END LOOP;
+
+    RETURN format('%s %s ($3)[1]::%s AND %s', keys[1], CASE WHEN downs[1] THEN '<=' ELSE '>=' END, kinds[1], condition);
 END
 $$;
 
 -- A page under any filters. Planned for the values at hand: a category of ten products and one of ten thousand want different plans.
 CREATE OR REPLACE FUNCTION domain.product_page_where(
-    tenant bigint, query tsquery, categories bigint[], brand bigint, min_price bigint, max_price bigint, min_rating real,
-    in_stock boolean, sort text, down boolean, cursor jsonb, size int, skip int,
+    tenant bigint, f domain.product_filters, names text[], downs boolean[], cursor jsonb, size int, skip int,
     OUT cards text[], OUT keys text[], OUT ids bigint[])
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    conditions  text := domain.product_where(query, categories, brand, min_price, max_price, min_rating, in_stock);
+    conditions  text := domain.product_where(f);
     source      text := 'shop.product_card c';
-    key         text;
-    kind        text;
     few         bigint[];
+    ranked      boolean := false;
+    columns     text[] := '{}';
+    kinds       text[] := '{}';
+    shown       text;
+    sorted     record;
 BEGIN
-    IF sort = 'relevance' AND query IS NOT NULL AND cursor ->> 'by' IS DISTINCT FROM 'popularity' THEN
+    IF 'relevance' = ANY (names) AND f.query IS NOT NULL THEN
         -- ranking reads every hit: up to 500 are ranked, more are too common a word for rank to tell them apart
         EXECUTE 'SELECT array_agg(product_id) FROM (SELECT c.product_id FROM shop.product_card c WHERE ' || conditions || ' LIMIT 501) x'
-           INTO few USING tenant, query, categories, brand, min_price, max_price, min_rating;
+           INTO few USING tenant, f;
         IF few IS NULL THEN
             RETURN;
         END IF;
+        ranked := cardinality(few) <= 500;
     END IF;
 
-    CASE
-        WHEN sort = 'relevance' AND cardinality(few) <= 500 THEN
-            conditions := 'c.tenant_id = $1 AND c.product_id = ANY ($12)';
-            source := '(SELECT c.*, (ts_rank(''{0.05,0.2,0.5,1}'', c.search, $2) * (1 + c.popularity))::float8 AS score '
-                      '   FROM shop.product_card c WHERE ' || conditions || ' OFFSET 0) c';
-            conditions := 'true';
-            key := 'c.score';
-            kind := 'float8';
-        WHEN sort IN ('relevance', 'popularity') THEN
-            key := 'c.popularity';
-            kind := 'real';
-        WHEN sort = 'price' THEN
-            key := 'c.price';
-            kind := 'bigint';
-        WHEN sort = 'name' THEN
-            key := 'c.name';
-            kind := 'text COLLATE "C"';
-        WHEN sort = 'stock' THEN
-            source := source || ' JOIN shop.product_stock l ON l.tenant_id = c.tenant_id AND l.product_id = c.product_id';
-            key := 'l.stock';
-            kind := 'int';
-        ELSE
-            key := 'c.created_at';
-            kind := 'timestamptz';
-    END CASE;
+    IF ranked THEN
+        source := '(SELECT c.*, (ts_rank(''{0.05,0.2,0.5,1}'', c.search, ($2).query) * (1 + c.popularity))::float8 AS score '
+                  '   FROM shop.product_card c WHERE c.tenant_id = $1 AND c.product_id = ANY ($7) OFFSET 0) c';
+        conditions := 'true';
+    END IF;
+
+    IF 'stock' = ANY (names) THEN
+        source := source || ' JOIN shop.product_stock l ON l.tenant_id = c.tenant_id AND l.product_id = c.product_id';
+    END IF;
+
+    FOR i IN 1 .. cardinality(names) LOOP
+        sorted := domain.product_sort_key(names[i], ranked);
+        columns := columns || sorted.key;
+        kinds := kinds || sorted.kind;
+    END LOOP;
 
     IF cursor IS NOT NULL THEN
-        conditions := conditions || format(' AND (%s, c.product_id) %s ($8::text::%s, $9)', key, CASE WHEN down THEN '<' ELSE '>' END, kind);
+        conditions := conditions || ' AND ' || domain.product_after(columns, kinds, downs);
     END IF;
 
+    shown := CASE WHEN cardinality(columns) = 1 THEN columns[1] || '::text'
+                  ELSE 'json_build_array(' || array_to_string(columns, '::text, ') || '::text)::text' END;
+
     EXECUTE format(
-        'SELECT array_agg(x.card || domain.stock_tail(s.stock, s.in_stock)), array_agg(x.key::text), array_agg(x.product_id) '
-        '  FROM (SELECT c.product_id, c.card, %1$s AS key FROM %2$s WHERE %3$s '
-        '         ORDER BY %1$s %4$s, c.product_id %4$s LIMIT $10 OFFSET $11) x '
+        'SELECT array_agg(x.card || domain.stock_tail(s.stock, s.in_stock)), array_agg(x.key), array_agg(x.product_id) '
+        '  FROM (SELECT c.product_id, c.card, %1$s AS key FROM %2$s WHERE %3$s ORDER BY %4$s LIMIT $5 OFFSET $6) x '
         ' CROSS JOIN LATERAL (SELECT s.stock, s.in_stock FROM shop.product_stock s '
         '                      WHERE s.tenant_id = $1 AND s.product_id = x.product_id OFFSET 0) s',
-        key, source, conditions, CASE WHEN down THEN 'DESC' ELSE 'ASC' END)
+        shown, source, conditions,
+        (SELECT string_agg(o.key || CASE WHEN o.down THEN ' DESC' ELSE ' ASC' END, ', ' ORDER BY o.place)
+           FROM unnest(columns || 'c.product_id'::text, downs || downs[1]) WITH ORDINALITY o (key, down, place)))
        INTO cards, keys, ids
-      USING tenant, query, categories, brand, min_price, max_price, min_rating, cursor ->> 'k', (cursor ->> 'id')::bigint, size, skip, few;
+      USING tenant, f, ARRAY(SELECT jsonb_array_elements_text(cursor -> 'k')), (cursor ->> 'id')::bigint, size, skip, few;
 END
 $$;
 
 -- How many products the filters leave: exact, or the planner's estimate. {"total": n}. Not STABLE: EXPLAIN would be refused.
 CREATE OR REPLACE FUNCTION api.product_count(
-    search text DEFAULT NULL, category text DEFAULT NULL, brand text DEFAULT NULL,
+    search text DEFAULT NULL, category jsonb DEFAULT NULL, brand jsonb DEFAULT NULL,
     min_price bigint DEFAULT NULL, max_price bigint DEFAULT NULL, min_rating real DEFAULT NULL,
-    in_stock boolean DEFAULT NULL, count text DEFAULT 'exact')
+    in_stock boolean DEFAULT NULL, created_after timestamptz DEFAULT NULL, created_before timestamptz DEFAULT NULL,
+    count text DEFAULT 'exact')
 RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    f       record := domain.product_filter(search, category, brand);
-    source  text := 'FROM shop.product_card c WHERE '
-                    || domain.product_where(f.query, f.categories, f.brand_id, min_price, max_price, min_rating, in_stock);
+    f       domain.product_filters := domain.product_filter(search, category, brand, min_price, max_price, min_rating, in_stock,
+                                                            created_after, created_before);
+    source  text := 'FROM shop.product_card c WHERE ' || domain.product_where(f);
     plan    json;
     total   bigint := 0;
 BEGIN
     IF NOT f.valid THEN
         NULL;
     ELSIF count = 'estimate' THEN
-        EXECUTE 'EXPLAIN (FORMAT JSON) SELECT ' || source INTO plan
-          USING domain.tenant_id(), f.query, f.categories, f.brand_id, min_price, max_price, min_rating;
+        EXECUTE 'EXPLAIN (FORMAT JSON) SELECT ' || source INTO plan USING domain.tenant_id(), f;
         total := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::numeric;
     ELSE
-        EXECUTE 'SELECT count(*) ' || source INTO total
-          USING domain.tenant_id(), f.query, f.categories, f.brand_id, min_price, max_price, min_rating;
+        EXECUTE 'SELECT count(*) ' || source INTO total USING domain.tenant_id(), f;
     END IF;
 
     RETURN (200, '{"total":' || total || '}', NULL, NULL)::api.reply;
@@ -254,12 +377,13 @@ $$;
 -- How many products of the list fall into each category, brand, rating and price range, and how many are in stock.
 -- {"facet_counts": {…}}
 CREATE OR REPLACE FUNCTION api.product_facets(
-    search text DEFAULT NULL, category text DEFAULT NULL, brand text DEFAULT NULL,
+    search text DEFAULT NULL, category jsonb DEFAULT NULL, brand jsonb DEFAULT NULL,
     min_price bigint DEFAULT NULL, max_price bigint DEFAULT NULL, min_rating real DEFAULT NULL,
-    in_stock boolean DEFAULT NULL)
+    in_stock boolean DEFAULT NULL, created_after timestamptz DEFAULT NULL, created_before timestamptz DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
 DECLARE
-    f       record := domain.product_filter(search, category, brand);
+    f       domain.product_filters := domain.product_filter(search, category, brand, min_price, max_price, min_rating, in_stock,
+                                                            created_after, created_before);
     counts  json;
 BEGIN
     EXECUTE
@@ -267,8 +391,7 @@ BEGIN
         '    SELECT c.category_id, c.brand_id, c.price, c.rating, s.in_stock'
         '      FROM shop.product_card c'
         '      JOIN shop.product_stock s ON s.tenant_id = c.tenant_id AND s.product_id = c.product_id'
-        '     WHERE ' || CASE WHEN f.valid THEN domain.product_where(f.query, f.categories, f.brand_id, min_price, max_price, min_rating, in_stock)
-                              ELSE 'false' END || ')'
+        '     WHERE ' || CASE WHEN f.valid THEN domain.product_where(f) ELSE 'false' END || ')'
         'SELECT json_build_object('
         '    ''categories'', (SELECT coalesce(json_agg(x), ''[]'') FROM ('
         '        SELECT k.id, k.slug, k.name, n.count'
@@ -285,7 +408,7 @@ BEGIN
         '    ''price'', (SELECT json_build_object(''min'', min(price), ''max'', max(price)) FROM hit),'
         '    ''in_stock'', (SELECT count(*) FROM hit WHERE in_stock))'
         INTO counts
-       USING domain.tenant_id(), f.query, f.categories, f.brand_id, min_price, max_price, min_rating;
+       USING domain.tenant_id(), f;
 
     RETURN (200, json_build_object('facet_counts', counts)::text, NULL, NULL)::api.reply;
 END
@@ -409,11 +532,12 @@ DECLARE
     tenant    bigint := domain.tenant_id();
     head      text;
     revision  bigint;
+    rated     text;
     variants  text;
     level     bigint;
     open      boolean;
 BEGIN
-    SELECT d.document, d.version INTO head, revision
+    SELECT d.document, d.version, d.rated INTO head, revision, rated
       FROM shop.product_document d
      WHERE d.tenant_id = tenant AND d.product_id = product;
 
@@ -437,7 +561,7 @@ BEGIN
 
     body := head || ',"variants":[' || coalesce(variants, '') || ']'
             || domain.stock_tail(coalesce(level, 0)::int, coalesce(open, false));
-    etag := '"' || revision || '-' || coalesce(level, 0) || CASE WHEN open THEN 's' ELSE 'n' END || '"';
+    etag := '"' || revision || '-' || coalesce(level, 0) || CASE WHEN open THEN 's' ELSE 'n' END || rated || '"';
 END
 $$;
 
@@ -539,29 +663,41 @@ BEGIN
 END
 $$;
 
--- A product's reviews, newest first.
-CREATE OR REPLACE FUNCTION api.product_reviews(id bigint, "limit" int DEFAULT 20, cursor jsonb DEFAULT NULL) RETURNS api.reply
+-- ── expand= ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- A reply about products (a page or a single one) with categories and brands in place of what refers to them.
+-- expand: names of the contract's list.
+CREATE OR REPLACE FUNCTION api.expand_products(reply jsonb, expand jsonb) RETURNS api.reply
 LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
 DECLARE
-    tenant  bigint := domain.tenant_id();
-    list    json[];
-    ids     bigint[];
-    more    boolean;
+    tenant    bigint := domain.tenant_id();
+    page      boolean := reply ? 'data';
+    products  jsonb := CASE WHEN page THEN reply -> 'data' ELSE jsonb_build_array(reply) END;
+    deep      boolean := expand ? 'category.parent';
 BEGIN
-    IF NOT EXISTS (SELECT FROM shop.product_card c WHERE c.tenant_id = tenant AND c.product_id = product_reviews.id) THEN
-        PERFORM domain.fail(404, 'not-found', 'There is no such product');
+    IF expand ? 'category' OR deep THEN
+        SELECT jsonb_agg(p.doc || jsonb_build_object('category',
+                   (SELECT domain.category_json(c)::jsonb
+                           || CASE WHEN deep THEN jsonb_build_object('parent', (
+                                  SELECT domain.category_json(u) FROM shop.category u
+                                   WHERE u.tenant_id = tenant AND u.id = c.parent_id AND u.deleted_at IS NULL)) ELSE '{}' END
+                      FROM shop.category c
+                     WHERE c.tenant_id = tenant AND c.id = (p.doc #>> '{category,id}')::bigint)) ORDER BY p.place)
+          INTO products
+          FROM jsonb_array_elements(products) WITH ORDINALITY p (doc, place);
     END IF;
 
-    SELECT array_agg(to_json(x) ORDER BY x.id DESC), array_agg(x.id ORDER BY x.id DESC) INTO list, ids
-      FROM (SELECT r.id, r.rating, r.title, r.comment, r.author_name AS author, domain.ts(r.created_at) AS created_at
-              FROM shop.review r
-             WHERE r.tenant_id = tenant AND r.product_id = product_reviews.id AND r.status = 'approved' AND r.deleted_at IS NULL
-               AND r.id < coalesce((cursor ->> 'id')::bigint, 9223372036854775807)
-             ORDER BY r.id DESC LIMIT "limit" + 1) x;
+    IF expand ? 'brand' THEN
+        SELECT jsonb_agg(p.doc || jsonb_build_object('brand',
+                   (SELECT domain.brand_json(b)
+                      FROM shop.product x
+                      JOIN shop.brand b ON b.tenant_id = x.tenant_id AND b.id = x.brand_id
+                     WHERE x.tenant_id = tenant AND x.id = (p.doc ->> 'id')::bigint)) ORDER BY p.place)
+          INTO products
+          FROM jsonb_array_elements(products) WITH ORDINALITY p (doc, place);
+    END IF;
 
-    more := coalesce(cardinality(list), 0) > "limit";
-    RETURN (200, '{"data":' || array_to_json(coalesce(list[:"limit"], '{}'))::text || '}', NULL,
-            json_build_object('page', json_build_object('limit', "limit",
-                'next', CASE WHEN more THEN json_build_object('id', ids["limit"]) END, 'prev', NULL, 'has_more', more)))::api.reply;
+    RETURN (200, CASE WHEN page THEN jsonb_set(reply, '{data}', coalesce(products, '[]')) ELSE products -> 0 END::text,
+            NULL, NULL)::api.reply;
 END
 $$;

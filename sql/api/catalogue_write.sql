@@ -9,8 +9,8 @@ BEGIN
 END
 $$;
 
--- What follows every write of a product: reading side, event, caches; and the answer.
-CREATE OR REPLACE FUNCTION domain.product_written(product bigint, status int, event text) RETURNS api.reply
+-- What follows every write of a product: reading side, event, caches, audit log; and the answer. before: its product_input(), or NULL.
+CREATE OR REPLACE FUNCTION domain.product_written(product bigint, status int, event text, before jsonb) RETURNS api.reply
 LANGUAGE plpgsql AS $$
 DECLARE
     b     record;
@@ -20,6 +20,8 @@ BEGIN
     PERFORM domain.product_refresh(ARRAY[product]);
     PERFORM domain.emit('product-events', event, 'product', product::text, body, (body ->> 'version')::bigint);
     PERFORM domain.invalidate(tags);
+    PERFORM domain.audit(event, 'product', product::text, before,
+                         CASE WHEN event <> 'ProductDeleted' THEN domain.product_input(product) END);
 
     b := domain.product_body(product);
     RETURN (status, b.body,
@@ -53,15 +55,18 @@ CREATE OR REPLACE FUNCTION api.product_create(product jsonb) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM domain.need('catalog.write');
-    RETURN domain.product_written(domain.product_write(NULL, jsonb_strip_nulls(product)), 201, 'ProductCreated');
+    RETURN domain.product_written(domain.product_write(NULL, jsonb_strip_nulls(product)), 201, 'ProductCreated', NULL);
 END
 $$;
 
 CREATE OR REPLACE FUNCTION api.product_replace(id bigint, if_match text, product jsonb) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    before  jsonb;
 BEGIN
     PERFORM domain.product_lock(id, if_match);
-    RETURN domain.product_written(domain.product_write(id, jsonb_strip_nulls(product)), 200, 'ProductUpdated');
+    before := domain.product_input(id);
+    RETURN domain.product_written(domain.product_write(id, jsonb_strip_nulls(product)), 200, 'ProductUpdated', before);
 END
 $$;
 
@@ -69,10 +74,12 @@ $$;
 CREATE OR REPLACE FUNCTION api.product_patch(id bigint, if_match text, patch jsonb) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    doc  jsonb;
+    doc     jsonb;
+    before  jsonb;
 BEGIN
     PERFORM domain.product_lock(id, if_match);
-    doc := domain.product_input(id);
+    before := domain.product_input(id);
+    doc := before;
 
     IF jsonb_typeof(patch -> 'name') = 'null' THEN
         PERFORM domain.fail(422, 'invalid-value', 'A product needs a name', domain.field_error('/name', 'required', 'is required'));
@@ -94,7 +101,8 @@ BEGIN
         doc := doc - '{sku,price,sale_price,barcode,weight_grams}'::text[];
     END IF;
 
-    RETURN domain.product_written(domain.product_write(id, jsonb_strip_nulls(domain.merge_patch(doc, patch))), 200, 'ProductUpdated');
+    RETURN domain.product_written(domain.product_write(id, jsonb_strip_nulls(domain.merge_patch(doc, patch))), 200, 'ProductUpdated',
+                                  before);
 END
 $$;
 
@@ -103,16 +111,18 @@ CREATE OR REPLACE FUNCTION api.product_delete(id bigint, if_match text) RETURNS 
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     tenant  bigint := domain.tenant_id();
+    before  jsonb;
     reply   api.reply;
 BEGIN
     PERFORM domain.product_lock(id, if_match);
+    before := domain.product_input(id);
 
     UPDATE shop.product p SET deleted_at = now(), updated_at = now(), version = p.version + 1
      WHERE p.tenant_id = tenant AND p.id = product_delete.id;
     UPDATE shop.variant v SET deleted_at = now(), updated_at = now(), version = v.version + 1
      WHERE v.tenant_id = tenant AND v.product_id = product_delete.id AND v.deleted_at IS NULL;
 
-    reply := domain.product_written(id, 204, 'ProductDeleted');
+    reply := domain.product_written(id, 204, 'ProductDeleted', before);
     RETURN (204, NULL, NULL, reply.edge)::api.reply;
 END
 $$;
@@ -226,6 +236,22 @@ BEGIN
 END
 $$;
 
+-- The category to be changed, locked: 404 without it, what check_version says of if_match.
+CREATE OR REPLACE FUNCTION domain.category_hold(category bigint, if_match text) RETURNS shop.category
+LANGUAGE plpgsql AS $$
+DECLARE
+    c  shop.category;
+BEGIN
+    SELECT * INTO c FROM shop.category x
+     WHERE x.tenant_id = domain.tenant_id() AND x.id = category AND x.deleted_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such category');
+    END IF;
+    PERFORM domain.check_version(if_match, c.version);
+    RETURN c;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION api.category_create(category jsonb) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
@@ -233,6 +259,7 @@ DECLARE
 BEGIN
     PERFORM domain.need('catalog.write');
     c := domain.category_write(NULL, jsonb_strip_nulls(category));
+    PERFORM domain.audit('CategoryCreated', 'category', c.id::text, NULL, domain.category_json(c)::jsonb);
     RETURN (201, domain.category_json(c)::text,
             json_build_object('Location', '/api/v1/categories/' || c.id, 'ETag', '"' || c.version || '"'),
             domain.taxonomy_changed(NULL, NULL))::api.reply;
@@ -242,17 +269,13 @@ $$;
 CREATE OR REPLACE FUNCTION api.category_replace(id bigint, if_match text, category jsonb) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    c  shop.category;
+    c       shop.category;
+    before  shop.category;
 BEGIN
     PERFORM domain.need('catalog.write');
-    SELECT * INTO c FROM shop.category x
-     WHERE x.tenant_id = domain.tenant_id() AND x.id = category_replace.id AND x.deleted_at IS NULL FOR UPDATE;
-    IF NOT FOUND THEN
-        PERFORM domain.fail(404, 'not-found', 'There is no such category');
-    END IF;
-    PERFORM domain.check_version(if_match, c.version);
-
+    before := domain.category_hold(id, if_match);
     c := domain.category_write(id, jsonb_strip_nulls(category));
+    PERFORM domain.audit('CategoryUpdated', 'category', c.id::text, domain.category_json(before)::jsonb, domain.category_json(c)::jsonb);
     RETURN (200, domain.category_json(c)::text, json_build_object('ETag', '"' || c.version || '"'),
             domain.taxonomy_changed(id, NULL))::api.reply;
 END
@@ -265,12 +288,7 @@ DECLARE
     c       shop.category;
 BEGIN
     PERFORM domain.need('catalog.write');
-    SELECT * INTO c FROM shop.category x
-     WHERE x.tenant_id = tenant AND x.id = category_delete.id AND x.deleted_at IS NULL FOR UPDATE;
-    IF NOT FOUND THEN
-        PERFORM domain.fail(404, 'not-found', 'There is no such category');
-    END IF;
-    PERFORM domain.check_version(if_match, c.version);
+    c := domain.category_hold(id, if_match);
 
     IF EXISTS (SELECT FROM shop.category x WHERE x.tenant_id = tenant AND x.parent_id = c.id AND x.deleted_at IS NULL)
        OR EXISTS (SELECT FROM shop.product p WHERE p.tenant_id = tenant AND p.category_id = c.id AND p.deleted_at IS NULL) THEN
@@ -279,6 +297,7 @@ BEGIN
 
     UPDATE shop.category x SET deleted_at = now(), updated_at = now(), version = x.version + 1
      WHERE x.tenant_id = tenant AND x.id = c.id;
+    PERFORM domain.audit('CategoryDeleted', 'category', c.id::text, domain.category_json(c)::jsonb);
     RETURN (204, NULL, NULL, domain.taxonomy_changed(NULL, NULL))::api.reply;
 END
 $$;
@@ -286,21 +305,9 @@ $$;
 -- All brands by name.
 CREATE OR REPLACE FUNCTION api.brand_list("limit" int DEFAULT 100, cursor jsonb DEFAULT NULL) RETURNS api.reply
 LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-DECLARE
-    list  json[];
-    keys  text[];
-    more  boolean;
 BEGIN
     -- a slug is a brand's name folded: it sorts like one, and it is unique
-    SELECT array_agg(domain.brand_json(x) ORDER BY x.slug), array_agg(x.slug ORDER BY x.slug) INTO list, keys
-      FROM (SELECT b.* FROM shop.brand b
-             WHERE b.tenant_id = domain.tenant_id() AND b.deleted_at IS NULL AND b.slug > coalesce(cursor ->> 'k', '')
-             ORDER BY b.slug LIMIT "limit" + 1) x;
-
-    more := coalesce(cardinality(list), 0) > "limit";
-    RETURN (200, '{"data":' || array_to_json(coalesce(list[:"limit"], '{}'))::text || '}', NULL,
-            json_build_object('page', json_build_object('limit', "limit",
-                'next', CASE WHEN more THEN json_build_object('k', keys["limit"]) END, 'prev', NULL, 'has_more', more)))::api.reply;
+    RETURN domain.page_list('shop.brand', 'domain.brand_json(r)', '{slug}', false, ' AND r.deleted_at IS NULL', "limit", cursor);
 END
 $$;
 
@@ -346,6 +353,22 @@ BEGIN
 END
 $$;
 
+-- The brand to be changed, locked: 404 without it, what check_version says of if_match.
+CREATE OR REPLACE FUNCTION domain.brand_hold(brand bigint, if_match text) RETURNS shop.brand
+LANGUAGE plpgsql AS $$
+DECLARE
+    b  shop.brand;
+BEGIN
+    SELECT * INTO b FROM shop.brand x
+     WHERE x.tenant_id = domain.tenant_id() AND x.id = brand AND x.deleted_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such brand');
+    END IF;
+    PERFORM domain.check_version(if_match, b.version);
+    RETURN b;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION api.brand_create(brand jsonb) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
@@ -353,6 +376,7 @@ DECLARE
 BEGIN
     PERFORM domain.need('catalog.write');
     b := domain.brand_write(NULL, jsonb_strip_nulls(brand));
+    PERFORM domain.audit('BrandCreated', 'brand', b.id::text, NULL, domain.brand_json(b)::jsonb);
     RETURN (201, domain.brand_json(b)::text,
             json_build_object('Location', '/api/v1/brands/' || b.id, 'ETag', '"' || b.version || '"'),
             domain.taxonomy_changed(NULL, NULL))::api.reply;
@@ -362,17 +386,13 @@ $$;
 CREATE OR REPLACE FUNCTION api.brand_replace(id bigint, if_match text, brand jsonb) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    b  shop.brand;
+    b       shop.brand;
+    before  shop.brand;
 BEGIN
     PERFORM domain.need('catalog.write');
-    SELECT * INTO b FROM shop.brand x
-     WHERE x.tenant_id = domain.tenant_id() AND x.id = brand_replace.id AND x.deleted_at IS NULL FOR UPDATE;
-    IF NOT FOUND THEN
-        PERFORM domain.fail(404, 'not-found', 'There is no such brand');
-    END IF;
-    PERFORM domain.check_version(if_match, b.version);
-
+    before := domain.brand_hold(id, if_match);
     b := domain.brand_write(id, jsonb_strip_nulls(brand));
+    PERFORM domain.audit('BrandUpdated', 'brand', b.id::text, domain.brand_json(before)::jsonb, domain.brand_json(b)::jsonb);
     RETURN (200, domain.brand_json(b)::text, json_build_object('ETag', '"' || b.version || '"'),
             domain.taxonomy_changed(NULL, id))::api.reply;
 END
@@ -385,12 +405,7 @@ DECLARE
     b       shop.brand;
 BEGIN
     PERFORM domain.need('catalog.write');
-    SELECT * INTO b FROM shop.brand x
-     WHERE x.tenant_id = tenant AND x.id = brand_delete.id AND x.deleted_at IS NULL FOR UPDATE;
-    IF NOT FOUND THEN
-        PERFORM domain.fail(404, 'not-found', 'There is no such brand');
-    END IF;
-    PERFORM domain.check_version(if_match, b.version);
+    b := domain.brand_hold(id, if_match);
 
     IF EXISTS (SELECT FROM shop.product p WHERE p.tenant_id = tenant AND p.brand_id = b.id AND p.deleted_at IS NULL) THEN
         PERFORM domain.fail(409, 'brand-in-use', 'Products have this brand: change them first');
@@ -398,6 +413,7 @@ BEGIN
 
     UPDATE shop.brand x SET deleted_at = now(), updated_at = now(), version = x.version + 1
      WHERE x.tenant_id = tenant AND x.id = b.id;
+    PERFORM domain.audit('BrandDeleted', 'brand', b.id::text, domain.brand_json(b)::jsonb);
     RETURN (204, NULL, NULL, domain.taxonomy_changed(NULL, NULL))::api.reply;
 END
 $$;
@@ -416,6 +432,7 @@ BEGIN
 
     report := domain.import_rows(coalesce(rows_in, '{}'));
     PERFORM domain.invalidate('{catalog}');
+    PERFORM domain.audit('ProductsImported', 'product', NULL, NULL, report - 'errors');
     RETURN (200, report::text, NULL, '{"invalidate":["catalog"]}')::api.reply;
 END
 $$;
@@ -445,27 +462,11 @@ $$;
 -- Products as import takes them, by id.
 CREATE OR REPLACE FUNCTION api.product_export("limit" int DEFAULT 100, cursor jsonb DEFAULT NULL) RETURNS api.reply
 LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-DECLARE
-    tenant  bigint := domain.tenant_id();
-    list    jsonb[];
-    ids     bigint[];
-    more    boolean;
 BEGIN
     PERFORM domain.need('catalog.read');
 
-    SELECT array_agg(x.doc ORDER BY x.id), array_agg(x.id ORDER BY x.id) INTO list, ids
-      FROM (SELECT p.id,
-                   domain.product_input(p.id) || jsonb_build_object(
-                       'id', p.id,
-                       'stock', (SELECT coalesce(sum(s.on_hand), 0) FROM shop.stock s WHERE s.tenant_id = tenant AND s.product_id = p.id))
-                       AS doc
-              FROM shop.product p
-             WHERE p.tenant_id = tenant AND p.deleted_at IS NULL AND p.id > coalesce((cursor ->> 'id')::bigint, 0)
-             ORDER BY p.id LIMIT "limit" + 1) x;
-
-    more := coalesce(cardinality(list), 0) > "limit";
-    RETURN (200, '{"data":' || array_to_json(coalesce(list[:"limit"], '{}'))::text || '}', NULL,
-            json_build_object('page', json_build_object('limit', "limit",
-                'next', CASE WHEN more THEN json_build_object('id', ids["limit"]) END, 'prev', NULL, 'has_more', more)))::api.reply;
+    RETURN domain.page_list('shop.product', $q$domain.product_input((r).id) || jsonb_build_object('id', (r).id, 'stock', (
+            SELECT coalesce(sum(s.on_hand), 0) FROM shop.stock s WHERE s.tenant_id = (r).tenant_id AND s.product_id = (r).id))$q$,
+        '{id}', false, ' AND r.deleted_at IS NULL', "limit", cursor);
 END
 $$;

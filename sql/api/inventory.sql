@@ -1,4 +1,4 @@
--- Stock levels (D1, D4, D5, D7).
+-- Stock levels and reservations (D1 to D5, D7, D8).
 
 
 -- D1: what can be promised.  Staff sees the levels behind it.
@@ -32,45 +32,26 @@ END
 $$;
 
 
+CREATE OR REPLACE FUNCTION domain.movement_json(m shop.stock_movement) RETURNS json
+LANGUAGE sql STABLE AS $$
+    SELECT json_build_object('id', m.id, 'variant_id', m.variant_id, 'location_id', m.location_id, 'delta', m.delta,
+                             'reserved_delta', m.reserved_delta, 'on_hand', m.on_hand, 'reason', m.reason, 'order_id', m.order_id,
+                             'actor', m.actor, 'note', m.note, 'created_at', domain.ts(m.created_at))
+$$;
+
+
 -- D7: a product's movements, newest first.
 CREATE OR REPLACE FUNCTION api.inventory_movements(product_id bigint, "limit" int DEFAULT 20, cursor jsonb DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-DECLARE
-    tenant  bigint := domain.tenant_id();
-    rows    json[];
-    last    bigint;
-    more    boolean;
 BEGIN
-    IF cursor IS NOT NULL AND (cursor ->> 'product')::bigint IS DISTINCT FROM product_id THEN
-        PERFORM domain.fail(400, 'cursor-mismatch', 'The cursor belongs to another list.');
-    END IF;
     -- what happened to a deleted product is still to be read
-    IF NOT EXISTS (SELECT FROM shop.product p WHERE p.tenant_id = tenant AND p.id = inventory_movements.product_id) THEN
+    IF NOT EXISTS (SELECT FROM shop.product p WHERE p.tenant_id = domain.tenant_id() AND p.id = product_id) THEN
         PERFORM domain.fail(404, 'not-found', 'There is no such product.');
     END IF;
 
-    SELECT array_agg(json_build_object(
-               'id', m.id, 'variant_id', m.variant_id, 'location_id', m.location_id, 'delta', m.delta, 'on_hand', m.on_hand,
-               'reason', m.reason, 'order_id', m.order_id, 'actor', m.actor, 'note', m.note,
-               'created_at', domain.ts(m.created_at)) ORDER BY m.id DESC) FILTER (WHERE m.place <= "limit"),
-           min(m.id) FILTER (WHERE m.place <= "limit"), count(*) > "limit"
-      INTO rows, last, more
-      FROM (SELECT x.*, row_number() OVER (ORDER BY x.id DESC) AS place
-              FROM shop.variant v
-             CROSS JOIN LATERAL (
-                   SELECT * FROM shop.stock_movement s
-                    WHERE s.tenant_id = tenant AND s.variant_id = v.id
-                      AND (cursor IS NULL OR s.id < (cursor ->> 'id')::bigint)
-                    ORDER BY s.id DESC
-                    LIMIT inventory_movements."limit" + 1) x
-             WHERE v.tenant_id = tenant AND v.product_id = inventory_movements.product_id
-             ORDER BY x.id DESC
-             LIMIT inventory_movements."limit" + 1) m;
-
-    RETURN (200, json_build_object('data', coalesce(to_json(rows), '[]'))::text, NULL,
-            json_build_object('page', json_build_object(
-                'limit', "limit", 'has_more', more, 'prev', NULL,
-                'next', CASE WHEN more THEN json_build_object('id', last, 'product', product_id) END)))::api.reply;
+    RETURN domain.page_list('shop.stock_movement', 'domain.movement_json(r)', '{id}', true,
+        format(' AND r.variant_id IN (SELECT v.id FROM shop.variant v WHERE v.tenant_id = domain.tenant_id() AND v.product_id = %L)', product_id),
+        "limit", cursor);
 END
 $$;
 
@@ -78,33 +59,85 @@ $$;
 -- D5: products at or below their threshold, scarcest first.
 CREATE OR REPLACE FUNCTION api.inventory_low("limit" int DEFAULT 20, cursor jsonb DEFAULT NULL)
 RETURNS api.reply LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-DECLARE
-    tenant  bigint := domain.tenant_id();
-    rows    json[];
-    last    json;
-    more    boolean;
 BEGIN
-    SELECT array_agg(json_build_object(
-               'product_id', l.product_id, 'name', l.name, 'slug', l.slug, 'image', l.image, 'stock', l.stock,
-               'low_stock_threshold', l.low_stock_threshold) ORDER BY l.place) FILTER (WHERE l.place <= "limit"),
-           (array_agg(json_build_object('stock', l.stock, 'id', l.product_id) ORDER BY l.place))["limit"],
-           count(*) > "limit"
-      INTO rows, last, more
-      FROM (SELECT s.product_id, s.stock, p.name, p.slug, p.image, p.low_stock_threshold,
-                   row_number() OVER (ORDER BY s.stock, s.product_id) AS place
-              FROM shop.product_stock s
-              JOIN shop.product p ON p.tenant_id = s.tenant_id AND p.id = s.product_id
-             WHERE s.tenant_id = tenant AND p.deleted_at IS NULL AND p.status = 'active'
-               AND s.stock <= p.low_stock_threshold
-               AND EXISTS (SELECT FROM shop.stock k
-                            WHERE k.tenant_id = tenant AND k.product_id = s.product_id AND k.track_stock)
-               AND (cursor IS NULL
-                    OR (s.stock, s.product_id) > ((cursor ->> 'stock')::int, (cursor ->> 'id')::bigint))
-             ORDER BY s.stock, s.product_id
-             LIMIT inventory_low."limit" + 1) l;
+    RETURN domain.page_list($q$(
+        SELECT s.tenant_id, s.product_id, s.stock, p.name, p.slug, p.image, p.low_stock_threshold
+          FROM shop.product_stock s
+          JOIN shop.product p ON p.tenant_id = s.tenant_id AND p.id = s.product_id
+         WHERE p.deleted_at IS NULL AND p.status = 'active' AND s.stock <= p.low_stock_threshold
+           AND EXISTS (SELECT FROM shop.stock k WHERE k.tenant_id = s.tenant_id AND k.product_id = s.product_id AND k.track_stock))$q$,
+        $q$json_build_object('product_id', (r).product_id, 'name', (r).name, 'slug', (r).slug, 'image', (r).image, 'stock', (r).stock,
+                             'low_stock_threshold', (r).low_stock_threshold)$q$,
+        '{stock,product_id}', false, '', "limit", cursor);
+END
+$$;
 
-    RETURN (200, json_build_object('data', coalesce(to_json(rows), '[]'))::text, NULL,
-            json_build_object('page', json_build_object(
-                'limit', "limit", 'has_more', more, 'prev', NULL, 'next', CASE WHEN more THEN last END)))::api.reply;
+
+-- ── reservations (D2, D3, D8) ────────────────────────────────────────────────────────────────────────────────────────
+
+CREATE OR REPLACE FUNCTION domain.reservation_json(reservation uuid) RETURNS json
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT json_build_object(
+                'reservation_id', reservation, 'status', min(r.state::text), 'order_id', (array_agg(r.order_id))[1],
+                'expires_at', domain.ts(min(r.expires_at)), 'note', min(r.note), 'created_at', domain.ts(min(r.created_at)),
+                'items', json_agg(json_build_object('variant_id', r.variant_id, 'product_id', v.product_id, 'location_id', r.location_id,
+                                                    'quantity', r.quantity) ORDER BY r.variant_id, r.location_id))
+              FROM shop.reservation r
+              JOIN shop.variant v ON v.tenant_id = r.tenant_id AND v.id = r.variant_id
+             WHERE r.tenant_id = domain.tenant_id() AND r.id = reservation);
+END
+$$;
+
+
+-- D2: promises stock for a while, all lines or none.  ttl: seconds; the shop's reservation_ttl unless said.
+CREATE OR REPLACE FUNCTION api.inventory_reserve(reservation_id uuid, items jsonb, ttl int DEFAULT NULL, note text DEFAULT NULL)
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    p  record;
+BEGIN
+    PERFORM domain.need('inventory.write');
+
+    p := domain.price_lines(domain.order_lines(items));
+    IF p.missing IS NOT NULL THEN
+        PERFORM domain.fail(409, 'product-unavailable', 'Something is not for sale.', jsonb_build_object('variant_ids', p.missing));
+    END IF;
+    IF p.short THEN
+        PERFORM domain.fail_short(p.lines);
+    END IF;
+
+    PERFORM domain.stock_reserve(reservation_id, NULL, p.lines, now() + interval '1 second'
+                                 * coalesce(ttl, (domain.tenant_setting('reservation_ttl') #>> '{}')::int), note);
+
+    IF NOT EXISTS (SELECT FROM shop.reservation r WHERE r.tenant_id = domain.tenant_id() AND r.id = reservation_id) THEN
+        PERFORM domain.fail(409, 'stock-not-tracked', 'Nothing of this is counted: there is nothing to reserve.');
+    END IF;
+    RETURN (201, domain.reservation_json(reservation_id)::text, NULL, json_build_object('invalidate', (
+                SELECT json_agg(DISTINCT 'product:' || l.product_id) FROM unnest(p.lines) l)))::api.reply;
+END
+$$;
+
+
+-- D3: gives a reservation back before its time.  Again is no error and gives nothing again.
+CREATE OR REPLACE FUNCTION api.inventory_release(reservation_id uuid)
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    r         shop.reservation;
+    variants  bigint[];
+BEGIN
+    PERFORM domain.need('inventory.write');
+
+    SELECT * INTO r FROM shop.reservation x WHERE x.tenant_id = domain.tenant_id() AND x.id = reservation_id LIMIT 1;
+    IF NOT FOUND THEN
+        PERFORM domain.fail(404, 'not-found', 'There is no such reservation.');
+    END IF;
+    IF r.order_id IS NOT NULL THEN
+        PERFORM domain.fail(409, 'reservation-of-order', 'It belongs to an order: cancel that.', jsonb_build_object('order_id', r.order_id));
+    END IF;
+
+    variants := domain.stock_release(reservation_id);
+    RETURN (200, domain.reservation_json(reservation_id)::text, NULL, json_build_object('invalidate', (
+                SELECT coalesce(json_agg(DISTINCT 'product:' || v.product_id), '[]')
+                  FROM shop.variant v WHERE v.tenant_id = r.tenant_id AND v.id = ANY (variants))))::api.reply;
 END
 $$;

@@ -1,22 +1,28 @@
 -- Checkout and orders (F1 to F5).
---
--- Commands keep their plans (plan_cache_mode): the planner guesses that three lines deserve a plan of their own each time, and
--- planning costs more than the checkout.
 
 
--- F1: the cart becomes an order.  order_id is the edge's; cart_id, cart_version and lines are what Redis holds.
+-- F1: the cart becomes an order.  order_id is the edge's; cart_id, cart_version, lines and coupons are what Redis holds; coupon_codes are
+-- said with the request, besides.
 CREATE OR REPLACE FUNCTION api.checkout(
     order_id uuid, cart_id uuid, cart_version bigint, lines jsonb, guest text, expected_total bigint, email text,
     shipping_address jsonb, billing_address jsonb, shipping_address_id uuid, billing_address_id uuid,
-    payment_method text DEFAULT 'manual', note text DEFAULT NULL)
-RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
+    payment_method text DEFAULT 'manual', note text DEFAULT NULL, coupons jsonb DEFAULT NULL, coupon_codes jsonb DEFAULT NULL,
+    payment_token text DEFAULT NULL, return_url text DEFAULT NULL)
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    codes  text[];
 BEGIN
+    IF coupons <> '[]' OR coupon_codes <> '[]' THEN
+        codes := domain.coupon_codes(coupons, coupon_codes);
+    END IF;
+
     IF cart_id IS NULL OR jsonb_array_length(lines) = 0 THEN
         PERFORM domain.fail(422, 'cart-empty', 'There is nothing in the cart.');
     END IF;
 
     RETURN domain.order_place(order_id, cart_id, coalesce(cart_version, 0), lines, expected_total, guest, email, shipping_address,
-                              billing_address, shipping_address_id, billing_address_id, coalesce(payment_method, 'manual'), note);
+                              billing_address, shipping_address_id, billing_address_id, coalesce(payment_method, 'manual'), note,
+                              codes, payment_token, return_url);
 END
 $$;
 
@@ -26,8 +32,9 @@ $$;
 CREATE OR REPLACE FUNCTION api.order_create(
     order_id uuid, items jsonb, guest text, expected_total bigint, email text,
     shipping_address jsonb, billing_address jsonb, shipping_address_id uuid, billing_address_id uuid,
-    payment_method text DEFAULT 'manual', note text DEFAULT NULL)
-RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
+    payment_method text DEFAULT 'manual', note text DEFAULT NULL, coupon_codes jsonb DEFAULT NULL,
+    payment_token text DEFAULT NULL, return_url text DEFAULT NULL)
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     key  text := nullif(current_setting('commerce.idempotency_key', true), '');
 BEGIN
@@ -37,7 +44,8 @@ BEGIN
 
     RETURN domain.order_place(order_id, md5(coalesce(domain.principal()::text, guest, '') || ' ' || key)::uuid, NULL,
                               domain.order_lines(items), expected_total, guest, email, shipping_address, billing_address,
-                              shipping_address_id, billing_address_id, coalesce(payment_method, 'manual'), note);
+                              shipping_address_id, billing_address_id, coalesce(payment_method, 'manual'), note,
+                              CASE WHEN coupon_codes <> '[]' THEN domain.coupon_codes(coupon_codes) END, payment_token, return_url);
 END
 $$;
 
@@ -53,7 +61,7 @@ BEGIN
         PERFORM domain.fail(404, 'not-found', 'There is no such order.');
     END IF;
 
-    RETURN (200, domain.order_json(o, domain.order_items(o))::text, json_build_object('ETag', '"' || o.version || '"'),
+    RETURN (200, domain.order_text(o, domain.order_items(o)), json_build_object('ETag', '"' || o.version || '"'),
             NULL)::api.reply;
 END
 $$;
@@ -84,7 +92,7 @@ $$;
 
 -- F4: cancels and gives the stock back.  Cancelling again answers the same and does nothing.
 CREATE OR REPLACE FUNCTION api.order_cancel(id uuid, guest text DEFAULT NULL, reason text DEFAULT NULL)
-RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     o     shop.orders;
     done  record;
@@ -97,7 +105,7 @@ BEGIN
 
     done := domain.order_advance(o, 'cancelled', reason);
     o := done.moved;
-    RETURN (200, domain.order_json(o, domain.order_items(o))::text, json_build_object('ETag', '"' || o.version || '"'),
+    RETURN (200, domain.order_text(o, domain.order_items(o)), json_build_object('ETag', '"' || o.version || '"'),
             done.edge)::api.reply;
 END
 $$;
@@ -105,7 +113,7 @@ $$;
 
 -- F5: staff moves an order on.  if_match: the version that staff has seen, or NULL.
 CREATE OR REPLACE FUNCTION api.order_status_put(id uuid, status text, note text DEFAULT NULL, if_match text DEFAULT NULL)
-RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
+RETURNS api.reply LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     o     shop.orders;
     done  record;
@@ -119,9 +127,14 @@ BEGIN
         PERFORM domain.check_version(if_match, o.version);
     END IF;
 
+    IF status = 'payment_review' AND o.status <> status THEN
+        PERFORM domain.fail(409, 'order-status-conflict', 'Only a payment that is not what is due brings an order there.',
+                            jsonb_build_object('order_status', o.status));
+    END IF;
+
     done := domain.order_advance(o, status, note);
     o := done.moved;
-    RETURN (200, domain.order_json(o, domain.order_items(o))::text, json_build_object('ETag', '"' || o.version || '"'),
+    RETURN (200, domain.order_text(o, domain.order_items(o)), json_build_object('ETag', '"' || o.version || '"'),
             done.edge)::api.reply;
 END
 $$;

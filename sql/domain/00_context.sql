@@ -35,15 +35,22 @@ BEGIN
 END
 $$;
 
+-- The relay's unit of order: all events of an aggregate are in one shard.
+CREATE OR REPLACE FUNCTION domain.shard(aggregate_id text) RETURNS smallint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT abs(hashtext(aggregate_id) % 16)::smallint
+$$;
+
 -- Writes an event into the outbox, in the transaction of the change. aggregate_version orders the events of one aggregate.
 CREATE OR REPLACE FUNCTION domain.emit(topic text, type text, aggregate text, aggregate_id text, payload jsonb,
                                        aggregate_version bigint DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO event.outbox (tenant_id, event_id, topic, type, aggregate, aggregate_id, aggregate_version, payload,
-                              correlation_id, traceparent)
+                              correlation_id, traceparent, shard)
     VALUES (domain.tenant_id(), domain.uuid7(), emit.topic, emit.type, emit.aggregate, emit.aggregate_id,
-            emit.aggregate_version, emit.payload, domain.correlation_id(), domain.traceparent());
+            emit.aggregate_version, emit.payload::text, domain.correlation_id(), domain.traceparent(),
+            domain.shard(emit.aggregate_id));
 END
 $$;
 
@@ -69,23 +76,54 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT to_char(t AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 $$;
 
--- The day partitions of the outbox from today on; returns how many were made. Safe to repeat.
+-- Makes the outbox's day partitions (UTC), from today on and for every day of which events lie in the default partition: those are
+-- moved, so that each event is in the partition of its day, which goes as a whole when all of it was sent. Returns how many were
+-- made. Safe to repeat; a day whose tables are busy for longer than the lock timeout is left to the next round. Only the default
+-- partition is locked for others, and new days are made before they begin: who writes an event does not wait.
 CREATE OR REPLACE FUNCTION domain.outbox_partitions(days int DEFAULT 7) RETURNS int
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
 DECLARE
+    own   text := current_setting('commerce.tenant_id', true);
     day   date;
+    name  text;
+    one   bigint;
     made  int := 0;
 BEGIN
-    FOR i IN 0 .. days - 1 LOOP
-        day := current_date + i;
-        IF to_regclass(format('event.outbox_%s', to_char(day, 'YYYYMMDD'))) IS NULL
-           AND NOT EXISTS (SELECT FROM event.outbox_default WHERE created_at >= day AND created_at < day + 1) THEN
-            EXECUTE format('CREATE TABLE event.outbox_%s PARTITION OF event.outbox FOR VALUES FROM (%L) TO (%L)',
-                           to_char(day, 'YYYYMMDD'), day, day + 1);
-            EXECUTE format('CALL domain.isolate(%L)', 'event.outbox_' || to_char(day, 'YYYYMMDD'));
+    PERFORM set_config('commerce.sweep', 'outbox', true);
+
+    FOR day IN SELECT current_date + i FROM generate_series(0, days - 1) i
+                UNION SELECT DISTINCT o.created_at::date FROM event.outbox_default o ORDER BY 1 LOOP
+        name := 'event.outbox_' || to_char(day, 'YYYYMMDD');
+        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        BEGIN
+            LOCK TABLE ONLY event.outbox IN SHARE UPDATE EXCLUSIVE MODE;
+            EXECUTE format('CREATE TABLE %s (LIKE event.outbox INCLUDING DEFAULTS)', name);
+            LOCK TABLE event.outbox_default IN ACCESS EXCLUSIVE MODE;
+
+            FOR one IN SELECT DISTINCT o.tenant_id FROM event.outbox_default o WHERE o.created_at >= day AND o.created_at < day + 1 LOOP
+                PERFORM set_config('commerce.tenant_id', one::text, true);
+                EXECUTE format('WITH early AS (DELETE FROM event.outbox_default o WHERE o.tenant_id = $1 AND o.created_at >= $2 '
+                               'AND o.created_at < $3 RETURNING o.*) INSERT INTO %s SELECT * FROM early', name)
+                  USING one, day::timestamptz, (day + 1)::timestamptz;
+            END LOOP;
+
+            EXECUTE format('CALL domain.isolate(%L)', name);
+            EXECUTE format('ALTER TABLE event.outbox ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', name,
+                           day::timestamptz, (day + 1)::timestamptz);
             made := made + 1;
-        END IF;
+        EXCEPTION
+            WHEN lock_not_available OR duplicate_table THEN     -- the next round; another node
+                NULL;
+        END;
     END LOOP;
+
+    PERFORM set_config('commerce.sweep', '', true), set_config('commerce.tenant_id', coalesce(own, ''), true);
     RETURN made;
 END
+$$;
+
+-- A refusal that keeps what was written: the reply to return where domain.fail() would undo it.
+CREATE OR REPLACE FUNCTION domain.refuse(status int, code text, detail text, extra jsonb DEFAULT NULL) RETURNS api.reply
+LANGUAGE sql AS $$
+    SELECT (status, (coalesce(extra, '{}') || jsonb_build_object('code', code, 'detail', detail))::text, NULL, NULL)::api.reply
 $$;

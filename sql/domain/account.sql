@@ -7,7 +7,7 @@ BEGIN
     RETURN json_build_object(
         'id', a.id, 'type', a.type, 'is_default', a.is_default, 'name', a.name, 'company', a.company, 'line1', a.line1,
         'line2', a.line2, 'city', a.city, 'region', a.region, 'postal_code', a.postal_code, 'country', a.country,
-        'phone', a.phone, 'version', a.version, 'created_at', domain.ts(a.created_at), 'updated_at', domain.ts(a.updated_at));
+        'phone', domain.sealed(a.phone, 'u:' || a.user_id), 'version', a.version, 'created_at', domain.ts(a.created_at), 'updated_at', domain.ts(a.updated_at));
 END
 $$;
 

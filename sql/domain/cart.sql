@@ -1,7 +1,7 @@
 -- Carts in PostgreSQL: the rules that the scripts in ngx_commerce_module/redis/scripts/ follow too.
 --
 -- A document is {"cart_id", "version", "currency", "items": [{"item_id", "variant_id", "product_id", "quantity",
--- "unit_price", "name", "sku", "image", "slug"}], "merged": [guest carts that went into it]}.
+-- "unit_price", "name", "sku", "image", "slug"}], "coupons": [codes], "merged": [guest carts that went into it]}.
 
 
 -- How long an untouched cart lives: the TTL of its key in Redis.
@@ -49,6 +49,11 @@ LANGUAGE plpgsql AS $$
 DECLARE
     c shop.cart_backup;
 BEGIN
+    PERFORM domain.erasure_turn(false);
+    IF EXISTS (SELECT FROM shop.erasure e WHERE e.tenant_id = domain.tenant_id() AND e.user_id = domain.principal()) THEN
+        PERFORM domain.fail(401, 'not-authenticated', 'This account is not active any more.');
+    END IF;
+
     INSERT INTO shop.cart_backup (tenant_id, owner, version, document)
     VALUES (domain.tenant_id(), cart_hold.owner, 0, domain.cart_empty(0))
         ON CONFLICT DO NOTHING;

@@ -233,8 +233,9 @@ BEGIN
        AND p.tenant_id = tenant AND p.id = c.product_id
        AND (p.deleted_at IS NOT NULL OR p.status <> 'active');
 
-    INSERT INTO shop.product_document AS d (tenant_id, product_id, version, document)
-    SELECT tenant, p.id, p.version, left(to_json(j)::text, -1)
+    INSERT INTO shop.product_document AS d (tenant_id, product_id, version, document, rated)
+    SELECT tenant, p.id, p.version, left(to_json(j)::text, -1),
+           CASE WHEN p.rating_count > 0 THEN '-' || p.rating_count || '.' || p.rating_sum ELSE '' END
       FROM shop.product p
       LEFT JOIN shop.category c ON c.tenant_id = p.tenant_id AND c.id = p.category_id
       LEFT JOIN shop.brand b ON b.tenant_id = p.tenant_id AND b.id = p.brand_id
@@ -255,7 +256,7 @@ BEGIN
                   domain.ts(p.created_at) AS created_at, domain.ts(p.updated_at) AS updated_at) j
      WHERE p.tenant_id = tenant AND p.id = ANY (ids) AND p.deleted_at IS NULL
     ON CONFLICT (tenant_id, product_id) DO UPDATE
-       SET version = excluded.version, document = excluded.document;
+       SET version = excluded.version, document = excluded.document, rated = excluded.rated;
 
     DELETE FROM shop.product_document d
      USING shop.product p

@@ -6,10 +6,11 @@ LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(
         'id', u.id,
         'email', u.email,
+        'email_verified', u.email_verified_at IS NOT NULL,
         'name', u.name,
-        'phone', u.phone,
+        'phone', domain.sealed(u.phone, 'u:' || u.id),
         'avatar_url', u.avatar_url,
-        'date_of_birth', u.date_of_birth,
+        'date_of_birth', domain.sealed(u.date_of_birth, 'u:' || u.id),
         'preferences', u.preferences,
         'roles', u.roles,
         'permissions', u.permissions,
@@ -59,10 +60,12 @@ LANGUAGE plpgsql AS $$
 DECLARE
     found_id uuid;
 BEGIN
-    INSERT INTO shop.app_user AS u (tenant_id, id, email, password_hash, name, roles, permissions)
-    VALUES (p_tenant_id, domain.uuid7(), p_email, p_password_hash, p_name, p_roles, p_permissions)
+    INSERT INTO shop.app_user AS u (tenant_id, id, email, password_hash, name, roles, permissions, email_verified_at)
+    VALUES (p_tenant_id, domain.uuid7(), p_email, p_password_hash, p_name, p_roles, p_permissions, now())
     ON CONFLICT (tenant_id, email_key) WHERE deleted_at IS NULL DO UPDATE
        SET password_hash = excluded.password_hash,
+           password_version = u.password_version + 1,
+           email_verified_at = coalesce(u.email_verified_at, now()),
            name = excluded.name,
            roles = excluded.roles,
            permissions = excluded.permissions,

@@ -29,66 +29,57 @@ $$;
 -- Prices lines: [{"variant_id": 7, "quantity": 2, …}, …], other members are ignored.  Demand is summed by variant first, so
 -- two lines of one variant are one; order is that of first appearance.  Only the database's prices count.
 --
--- The arrays are parallel, one element a line.  available: what can be promised now, NULL when stock does not limit it;
--- advice only, the checkout decides again under the row locks.  missing: variants that are not for sale (any more), left out of
--- the arrays and of every sum.  thresholds: the levels at which somebody wants to be told.
+-- available of a line: what can be promised now, NULL when stock does not limit it; advice only, the checkout decides again under the
+-- row locks.  missing: variants that are not for sale (any more), left out of the lines and of every sum.  short: a line asks for more
+-- than available, or for no possible quantity.
+--
+-- codes: coupons, applied by domain.price_coupons(); one that cannot be had raises its problem when strict.  coupons: what they did, NULL
+-- without any.
 CREATE OR REPLACE FUNCTION domain.price_lines(
-    lines jsonb,
-    OUT variant_ids   bigint[],
-    OUT product_ids   bigint[],
-    OUT quantities    bigint[],
-    OUT skus          text[],
-    OUT names         text[],
-    OUT slugs         text[],
-    OUT images        text[],
-    OUT unit_amounts  bigint[],
-    OUT line_amounts  bigint[],
-    OUT tax_amounts   bigint[],
-    OUT available     bigint[],
+    demand jsonb, codes text[] DEFAULT NULL, customer text DEFAULT NULL, strict boolean DEFAULT false,
+    OUT lines         domain.priced_line[],
     OUT missing       bigint[],
+    OUT short         boolean,
     OUT currency      text,
+    OUT tax_rate_bp   int,
     OUT tax_inclusive boolean,
     OUT subtotal      bigint,
     OUT discount      bigint,
     OUT tax           bigint,
     OUT shipping      bigint,
     OUT total         bigint,
-    OUT thresholds    int[])
+    OUT order_secret  bigint,
+    OUT shipping_discount bigint,
+    OUT coupons       jsonb,
+    OUT payment_methods jsonb)
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    tenant    bigint := domain.tenant_id();
-    setting   record;
+    tenant     bigint := domain.tenant_id();
+    flat       bigint;
+    free_from  bigint;
 BEGIN
-    SELECT t.currency::text AS currency,
-           coalesce((t.settings ->> 'tax_rate_bp')::int, 0) AS tax_rate_bp,
-           coalesce((t.settings ->> 'tax_inclusive')::boolean, false) AS tax_inclusive,
-           coalesce((t.settings ->> 'shipping_flat')::bigint, 0) AS shipping_flat,
-           (t.settings ->> 'shipping_free_from')::bigint AS shipping_free_from
-      INTO setting
+    SELECT t.currency::text, t.tax_rate_bp, t.tax_inclusive, t.shipping_flat, t.shipping_free_from, t.payment_methods,
+           (SELECT k.key FROM shop.order_key k WHERE k.tenant_id = tenant)
+      INTO currency, tax_rate_bp, tax_inclusive, flat, free_from, payment_methods, order_secret
       FROM shop.tenant t
      WHERE t.id = tenant;
 
-    currency := setting.currency;
-    tax_inclusive := setting.tax_inclusive;
-
     -- OFFSET 0 keeps each line a lookup by primary key: a hash join would read the whole catalogue
-    SELECT array_agg(x.variant_id), array_agg(x.product_id), array_agg(x.quantity),
-           array_agg(x.sku), array_agg(x.name), array_agg(x.slug), array_agg(x.image),
-           array_agg(x.unit_amount), array_agg(x.unit_amount * x.quantity),
-           array_agg(domain.tax_for_line(x.unit_amount * x.quantity, setting.tax_rate_bp, setting.tax_inclusive)),
-           array_agg(x.available), array_agg(x.low_stock_threshold),
-           coalesce(sum(x.unit_amount * x.quantity), 0),
-           coalesce(sum(domain.tax_for_line(x.unit_amount * x.quantity, setting.tax_rate_bp, setting.tax_inclusive)), 0)
-      INTO variant_ids, product_ids, quantities, skus, names, slugs, images, unit_amounts, line_amounts, tax_amounts, available,
-           thresholds, subtotal, tax
-      FROM (SELECT l.variant_id, l.quantity, v.*
+    SELECT array_agg(ROW(x.variant_id, x.product_id, x.quantity, x.unit, x.amount, 0, x.tax, x.available, x.threshold, x.sku, x.name,
+                         x.slug, x.image)::domain.priced_line),
+           coalesce(sum(x.amount), 0),
+           coalesce(sum(x.tax), 0),
+           bool_or(x.quantity NOT BETWEEN 1 AND 9999 OR x.available < x.quantity)
+      INTO lines, subtotal, tax, short
+      FROM (SELECT l.variant_id, l.quantity, v.*, v.unit * l.quantity AS amount,
+                   domain.tax_for_line(v.unit * l.quantity, price_lines.tax_rate_bp, price_lines.tax_inclusive) AS tax
               FROM (SELECT e.variant_id, sum(e.quantity)::bigint AS quantity, min(e.place) AS place
-                      FROM ROWS FROM (jsonb_to_recordset(lines) AS (variant_id bigint, quantity int))
+                      FROM ROWS FROM (jsonb_to_recordset(demand) AS (variant_id bigint, quantity int))
                            WITH ORDINALITY AS e (variant_id, quantity, place)
                      GROUP BY e.variant_id) l
              CROSS JOIN LATERAL (
-                   SELECT v.product_id, v.sku, p.low_stock_threshold, p.name || coalesce(' - ' || v.name, '') AS name, p.slug, coalesce(v.image, p.image) AS image,
-                          coalesce(v.sale_amount, v.price_amount) AS unit_amount,
+                   SELECT v.product_id, v.sku, p.low_stock_threshold AS threshold, p.name || coalesce(' - ' || v.name, '') AS name,
+                          p.slug, coalesce(v.image, p.image) AS image, coalesce(v.sale_amount, v.price_amount) AS unit,
                           (SELECT CASE WHEN bool_or(s.allow_backorder OR NOT s.track_stock) THEN NULL
                                        ELSE coalesce(sum(greatest(s.on_hand - s.reserved, 0)), 0) END
                              FROM shop.stock s
@@ -100,14 +91,20 @@ BEGIN
                    OFFSET 0) v
              ORDER BY l.place) x;
 
-    IF cardinality(variant_ids) IS DISTINCT FROM jsonb_array_length(lines) THEN
+    IF cardinality(lines) IS DISTINCT FROM jsonb_array_length(demand) THEN
         SELECT array_agg(DISTINCT l.variant_id ORDER BY l.variant_id) INTO missing
-          FROM jsonb_to_recordset(lines) AS l (variant_id bigint)
-         WHERE l.variant_id <> ALL (coalesce(variant_ids, '{}'));
+          FROM jsonb_to_recordset(demand) AS l (variant_id bigint)
+         WHERE l.variant_id NOT IN (SELECT k.variant_id FROM unnest(lines) k);
     END IF;
 
     discount := 0;
-    shipping := domain.shipping_for(subtotal, setting.shipping_flat, setting.shipping_free_from);
-    total := subtotal - discount + shipping + CASE WHEN tax_inclusive THEN 0 ELSE tax END;
+    shipping_discount := 0;
+    shipping := domain.shipping_for(subtotal, flat, free_from);
+    IF codes <> '{}' AND lines IS NOT NULL THEN
+        SELECT c.lines, c.discount, c.shipping_discount, c.tax, c.applied
+          INTO lines, discount, shipping_discount, tax, coupons
+          FROM domain.price_coupons(codes, customer, strict, subtotal, shipping, tax_rate_bp, tax_inclusive, currency, lines) c;
+    END IF;
+    total := subtotal - discount + shipping - shipping_discount + CASE WHEN tax_inclusive THEN 0 ELSE tax END;
 END
 $$;

@@ -124,19 +124,27 @@ BEGIN
 END
 $$;
 
--- The product's rating from its approved reviews. The reading side is the caller's to refresh.
-CREATE OR REPLACE FUNCTION domain.rating_changed(product bigint) RETURNS void
-LANGUAGE sql AS $$
-    UPDATE shop.product p
-       SET rating_sum = a.total, rating_count = a.n
-      FROM (SELECT coalesce(sum(r.rating), 0) AS total, count(*)::int AS n
-              FROM shop.review r
-             WHERE r.tenant_id = domain.tenant_id() AND r.product_id = product
-               AND r.status = 'approved' AND r.deleted_at IS NULL) a
-     WHERE p.tenant_id = domain.tenant_id() AND p.id = product
+-- The first line of a CSV file; 422 says which columns are missing or there twice.
+CREATE OR REPLACE FUNCTION domain.csv_names(names text[]) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    missing  text[] := array_remove(ARRAY[CASE WHEN NOT names && '{title,name}' THEN 'title' END,
+                                          CASE WHEN NOT names && '{price}' THEN 'price' END], NULL);
+    twice    text[] := ARRAY(SELECT n FROM unnest(names) n WHERE n <> '' GROUP BY n HAVING count(*) > 1 ORDER BY n);
+BEGIN
+    IF missing <> '{}' THEN
+        PERFORM domain.fail(422, 'csv-columns', 'The first line has to name the columns; there is no '
+                                                || array_to_string(missing, ' and no ') || '.',
+                            jsonb_build_object('missing', missing));
+    ELSIF twice <> '{}' THEN
+        PERFORM domain.fail(422, 'csv-columns', 'The first line names ' || array_to_string(twice, ', ') || ' more than once.',
+                            jsonb_build_object('duplicate', twice));
+    END IF;
+END
 $$;
 
--- The rows of a CSV text (RFC 4180, first line: names) as objects.
+-- The rows of a CSV text (RFC 4180, first line: names) as objects. 422 names the row, as a report does, where a quote stands in a field
+-- or does not end; 0 is the first line.
 CREATE OR REPLACE FUNCTION domain.csv_rows(body text) RETURNS SETOF jsonb
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -148,7 +156,14 @@ DECLARE
 BEGIN
     body := regexp_replace(ltrim(body, E'\uFEFF'), '\r?\n?$', E'\n');
 
-    FOR part IN SELECT regexp_matches(body, '("(?:[^"]|"")*"|[^,"\r\n]*)(,|\r?\n)', 'g') LOOP
+    -- the last choice is one character of what is no CSV
+    FOR part IN SELECT regexp_matches(body, '("(?:[^"]|"")*"|[^,"\r\n]*)(,|\r?\n)|[^,\n]', 'g') LOOP
+        IF part[2] IS NULL THEN
+            PERFORM domain.fail(422, 'csv-malformed', format('Row %s is no CSV: a field with a quote, comma or line break in it stands in '
+                                                             'quotes, and each quote in it is doubled.', n),
+                                jsonb_build_object('row', n));
+        END IF;
+
         field := part[1];
         IF left(field, 1) = '"' THEN
             field := replace(substr(field, 2, length(field) - 2), '""', '"');
@@ -156,13 +171,15 @@ BEGIN
         fields := fields || field;
 
         IF part[2] <> ',' THEN
-            n := n + 1;
-            IF n = 1 THEN
+            IF names IS NULL THEN
+                n := 1;
                 names := ARRAY(SELECT btrim(f) FROM unnest(fields) WITH ORDINALITY AS u (f, i) ORDER BY i);
+                PERFORM domain.csv_names(names);
             ELSIF fields <> ARRAY[''] THEN
                 RETURN NEXT (SELECT jsonb_object_agg(u.name, u.value)
                                FROM unnest(names, fields[:cardinality(names)]) AS u (name, value)
                               WHERE u.name <> '' AND u.value <> '');
+                n := n + 1;
             END IF;
             fields := '{}';
         END IF;

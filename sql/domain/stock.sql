@@ -4,24 +4,42 @@
 -- them last in their transaction.
 
 
--- Refuses, naming each line that asks for more than there is.  The arrays are parallel; available NULL: no limit.
-CREATE OR REPLACE FUNCTION domain.fail_out_of_stock(variant_ids bigint[], quantities bigint[], available bigint[])
+-- Refuses, naming each line that asks for more than there is: the edge remembers these for a moment (gate, docs/contract.md).
+-- free: by line, what there is; NULL: no limit.
+CREATE OR REPLACE FUNCTION domain.fail_out_of_stock(lines domain.priced_line[], free bigint[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     short  jsonb;
 BEGIN
-    SELECT jsonb_agg(jsonb_build_object('variant_id', l.variant_id, 'requested', l.quantity, 'available', l.available)
-                     ORDER BY l.place)
+    SELECT jsonb_agg(jsonb_build_object('variant_id', l.variant_id, 'product_id', l.product_id, 'requested', l.quantity,
+                                        'available', free[l.ordinality])
+                     ORDER BY l.ordinality)
       INTO short
-      FROM ROWS FROM (unnest(variant_ids), unnest(quantities), unnest(available))
-           WITH ORDINALITY AS l (variant_id, quantity, available, place)
-     WHERE l.available < l.quantity;
+      FROM unnest(lines) WITH ORDINALITY l
+     WHERE free[l.ordinality] < l.quantity;
 
     PERFORM domain.fail(409, 'out-of-stock',
                         CASE WHEN jsonb_array_length(short) = 1
                              THEN format('Only %s left of variant %s.', short -> 0 -> 'available', short -> 0 -> 'variant_id')
                              ELSE format('%s lines ask for more than there is.', jsonb_array_length(short)) END,
                         jsonb_build_object('available', short -> 0 -> 'available', 'lines', short));
+END
+$$;
+
+
+-- Refuses lines that domain.price_lines() found short: an impossible quantity first, then what stock does not allow.
+CREATE OR REPLACE FUNCTION domain.fail_short(lines domain.priced_line[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    line  domain.priced_line;
+BEGIN
+    FOREACH line IN ARRAY lines LOOP
+        IF line.quantity NOT BETWEEN 1 AND 9999 THEN
+            PERFORM domain.fail(422, 'quantity-invalid', 'A quantity is between 1 and 9999.',
+                                jsonb_build_object('variant_id', line.variant_id));
+        END IF;
+    END LOOP;
+    PERFORM domain.fail_out_of_stock(lines, ARRAY(SELECT l.available FROM unnest(lines) WITH ORDINALITY l ORDER BY l.ordinality));
 END
 $$;
 
@@ -43,22 +61,22 @@ $$;
 -- out-of-stock when there is none.  The rows are the caller's, locked.  before: by line, what could be promised, NULL when it is not
 -- counted.
 CREATE OR REPLACE FUNCTION domain.stock_allot(
-    variant_ids bigint[], quantities bigint[], OUT variants bigint[], OUT locations bigint[], OUT deltas int[], OUT before bigint[])
+    lines domain.priced_line[], OUT variants bigint[], OUT locations bigint[], OUT deltas int[], OUT before bigint[])
 LANGUAGE plpgsql AS $$
 DECLARE
-    lines    int := cardinality(variant_ids);
-    s        record;
-    place    int;
-    k        int;
-    n        bigint;
-    -- by line: still to be found, the location that may owe
-    wanted   bigint[] := quantities;
-    lenders  bigint[] := array_fill(NULL::bigint, ARRAY[lines]);
+    s            record;
+    place        int;
+    k            int;
+    n            bigint;
+    -- by line: what it is of, still to be found, the location that may owe
+    variant_ids  bigint[] := ARRAY(SELECT l.variant_id FROM unnest(lines) WITH ORDINALITY l ORDER BY l.ordinality);
+    wanted       bigint[] := ARRAY(SELECT l.quantity FROM unnest(lines) WITH ORDINALITY l ORDER BY l.ordinality);
+    lenders      bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(lines)]);
 BEGIN
     variants := '{}';
     locations := '{}';
     deltas := '{}';
-    before := array_fill(0::bigint, ARRAY[lines]);
+    before := array_fill(0::bigint, ARRAY[cardinality(lines)]);
 
     FOR s IN
         SELECT l.variant_id, l.location_id, l.on_hand - l.reserved AS free, l.allow_backorder, l.track_stock
@@ -87,11 +105,11 @@ BEGIN
         END IF;
     END LOOP;
 
-    FOR place IN 1 .. lines LOOP
+    FOR place IN 1 .. cardinality(lines) LOOP
         CONTINUE WHEN wanted[place] = 0;
 
         IF lenders[place] IS NULL THEN
-            PERFORM domain.fail_out_of_stock(variant_ids, quantities, before);
+            PERFORM domain.fail_out_of_stock(lines, before);
         END IF;
 
         k := (SELECT x.k
@@ -109,39 +127,70 @@ END
 $$;
 
 
--- Takes stock for an order, all lines or none: locks, checks and decrements; 409 out-of-stock otherwise.  Variants must be distinct; the
--- arrays are parallel.  Nearly always each line is filled from the one row of its variant, so that is looked at first and costs no loop.
-CREATE OR REPLACE FUNCTION domain.stock_take(order_id uuid, variant_ids bigint[], quantities bigint[], thresholds int[])
+-- Takes stock for an order, all lines or none: locks, checks and decrements; 409 out-of-stock otherwise.  Variants must be distinct.
+-- Nearly always each line is filled from the one row of its variant: one statement locks all rows in their order, and changes them when
+-- that is so.  What it changes is right whatever its snapshot was: the rows are locked, and an update takes their newest version.
+CREATE OR REPLACE FUNCTION domain.stock_take(order_id uuid, lines domain.priced_line[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     tenant  bigint := domain.tenant_id();
-    held    record;
-    low     boolean;
-    simple  boolean;
-    k       int;
+    taken   bigint;
+    scarce  boolean;
 BEGIN
-    SELECT array_agg(s.variant_id) AS variants, array_agg(s.location_id) AS locations, array_agg(s.quantity) AS deltas,
-           array_agg(s.product_id) AS products,
-           array_agg(s.free ORDER BY s.place) AS before,
-           count(*) = cardinality(variant_ids) AND bool_and(s.track_stock AND s.free >= s.quantity) AS enough,
-           bool_or(s.free > s.threshold AND s.free - s.quantity <= s.threshold) AS low
-      INTO held
-      FROM (SELECT h.*, quantities[h.place]::int AS quantity, thresholds[h.place] AS threshold
-              FROM (SELECT l.variant_id, l.location_id, l.product_id, (l.on_hand - l.reserved)::bigint AS free, l.track_stock,
-                           array_position(variant_ids, l.variant_id) AS place
-                      FROM shop.stock l
-                     WHERE l.tenant_id = tenant AND l.variant_id = ANY (variant_ids)
-                     ORDER BY l.variant_id, l.location_id
-                       FOR UPDATE) h) s;
+    WITH held AS MATERIALIZED (
+        SELECT s.variant_id, s.location_id, s.on_hand - s.reserved AS free, s.track_stock, l.quantity::int AS quantity, l.threshold
+          FROM unnest(lines) l
+          JOIN shop.stock s ON s.tenant_id = tenant AND s.variant_id = l.variant_id
+         ORDER BY s.variant_id, s.location_id
+           FOR UPDATE OF s
+    ), enough AS MATERIALIZED (
+        SELECT count(*) = cardinality(lines) AND bool_and(h.track_stock AND h.free >= h.quantity) AS all_lines FROM held h
+    ), taken AS (
+        UPDATE shop.stock s
+           SET on_hand = s.on_hand - h.quantity, version = s.version + 1, updated_at = now()
+          FROM held h
+         WHERE s.tenant_id = tenant AND s.variant_id = h.variant_id AND s.location_id = h.location_id
+           AND s.on_hand - s.reserved >= h.quantity
+           AND (SELECT e.all_lines FROM enough e)
+        RETURNING s.variant_id, s.location_id, h.quantity, s.on_hand, s.on_hand - s.reserved AS free, h.threshold
+    ), moved AS (
+        INSERT INTO shop.stock_movement (tenant_id, variant_id, location_id, delta, on_hand, reason, order_id, actor)
+        SELECT tenant, t.variant_id, t.location_id, - t.quantity, t.on_hand, 'sale', stock_take.order_id, domain.principal()
+          FROM taken t
+    )
+    SELECT count(*), bool_or(t.free <= t.threshold)
+      INTO taken, scarce
+      FROM taken t;
 
-    simple := held.enough;
-    IF NOT simple THEN
-        held := domain.stock_allot(variant_ids, quantities);
-        low := true;                            -- perhaps
-    ELSE
-        low := held.low;
+    IF taken = 0 THEN
+        PERFORM domain.stock_take_allotted(order_id, lines);
+        RETURN;
+    ELSIF taken <> cardinality(lines) THEN
+        RAISE EXCEPTION 'stock_take: % of % rows changed under their lock', taken, cardinality(lines);
     END IF;
 
+    -- lists follow within seconds (api.stock_publish), but where little or nothing is left they follow at once
+    IF scarce THEN
+        PERFORM domain.stock_changed(ARRAY(SELECT l.variant_id FROM unnest(lines) l));
+
+        PERFORM domain.stock_low(l.variant_id, s.free, l.threshold)
+           FROM unnest(lines) l
+          CROSS JOIN LATERAL (SELECT k.on_hand - k.reserved AS free
+                                FROM shop.stock k WHERE k.tenant_id = tenant AND k.variant_id = l.variant_id) s
+          WHERE s.free <= l.threshold AND s.free + l.quantity > l.threshold;
+    END IF;
+END
+$$;
+
+
+-- The same where a variant lies at several locations, may be owed, or is not counted.  The caller has locked the rows.
+CREATE OR REPLACE FUNCTION domain.stock_take_allotted(order_id uuid, lines domain.priced_line[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    tenant  bigint := domain.tenant_id();
+    held    record := domain.stock_allot(lines);
+    k       int;
+BEGIN
     -- the condition holds, the rows are locked; it is here because here nobody can forget it
     WITH taken AS (
         UPDATE shop.stock l
@@ -152,7 +201,7 @@ BEGIN
         RETURNING l.variant_id, l.location_id, d.delta, l.on_hand
     )
     INSERT INTO shop.stock_movement (tenant_id, variant_id, location_id, delta, on_hand, reason, order_id, actor)
-    SELECT tenant, t.variant_id, t.location_id, - t.delta, t.on_hand, 'sale', stock_take.order_id, domain.principal()
+    SELECT tenant, t.variant_id, t.location_id, - t.delta, t.on_hand, 'sale', stock_take_allotted.order_id, domain.principal()
       FROM taken t;
 
     GET DIAGNOSTICS k = ROW_COUNT;
@@ -160,29 +209,12 @@ BEGIN
         RAISE EXCEPTION 'stock_take: % of % rows changed under their lock', k, cardinality(held.variants);
     END IF;
 
-    -- What the reading side shows falls by what was free and is sold; only where that leaves nothing, or something is owed or not
-    -- counted, must it be summed again.
-    IF simple THEN
-        UPDATE shop.product_stock l
-           SET stock = l.stock - d.delta
-          FROM (SELECT x.product_id, sum(x.delta)::int AS delta
-                  FROM unnest(held.products, held.deltas) AS x (product_id, delta)
-                 GROUP BY x.product_id
-                 ORDER BY x.product_id) d
-         WHERE l.tenant_id = tenant AND l.product_id = d.product_id AND l.stock > d.delta;
+    PERFORM domain.stock_changed(ARRAY(SELECT l.variant_id FROM unnest(lines) l));
 
-        GET DIAGNOSTICS k = ROW_COUNT;
-        simple := k = cardinality(held.products);
-    END IF;
-    IF NOT simple THEN
-        PERFORM domain.stock_changed(variant_ids);
-    END IF;
-
-    IF low THEN
-        PERFORM domain.stock_low(x.variant_id, greatest(x.before - x.quantity, 0), x.threshold)
-           FROM unnest(variant_ids, quantities, thresholds, held.before) AS x (variant_id, quantity, threshold, before)
-          WHERE x.before > x.threshold AND x.before - x.quantity <= x.threshold;
-    END IF;
+    PERFORM domain.stock_low(l.variant_id, greatest(b.before - l.quantity, 0), l.threshold)
+       FROM unnest(lines) WITH ORDINALITY l
+      CROSS JOIN LATERAL (SELECT held.before[l.ordinality] AS before) b
+      WHERE b.before > l.threshold AND b.before - l.quantity <= l.threshold;
 END
 $$;
 
@@ -330,6 +362,7 @@ BEGIN
     END IF;
 
     PERFORM domain.stock_changed(ARRAY[variant_id]);
+    PERFORM domain.audit('InventoryAdjusted', 'variant', variant_id::text, to_jsonb(old), to_jsonb(level));
     RETURN level;
 END
 $$;
@@ -343,9 +376,14 @@ DECLARE
     variants  json;
     p         record;
 BEGIN
-    SELECT x.low_stock_threshold, s.stock, s.in_stock INTO p
+    -- the truth, not shop.product_stock, which follows it
+    SELECT x.low_stock_threshold, s.* INTO p
       FROM shop.product x
-      LEFT JOIN shop.product_stock s ON s.tenant_id = x.tenant_id AND s.product_id = x.id
+     CROSS JOIN LATERAL (
+           SELECT coalesce(sum(greatest(k.on_hand - k.reserved, 0)), 0) AS stock,
+                  coalesce(bool_or(k.on_hand > k.reserved OR k.allow_backorder OR NOT k.track_stock), false) AS in_stock
+             FROM shop.stock k
+            WHERE k.tenant_id = tenant AND k.product_id = x.id) s
      WHERE x.tenant_id = tenant AND x.id = inventory_json.product_id AND x.deleted_at IS NULL
        AND (levels OR x.status = 'active');
     IF NOT FOUND THEN
@@ -371,7 +409,7 @@ BEGIN
             WHERE k.tenant_id = tenant AND k.variant_id = v.id) s
      WHERE v.tenant_id = tenant AND v.product_id = inventory_json.product_id AND v.deleted_at IS NULL;
 
-    RETURN json_build_object('product_id', product_id, 'stock', coalesce(p.stock, 0), 'in_stock', coalesce(p.in_stock, false),
+    RETURN json_build_object('product_id', product_id, 'stock', p.stock, 'in_stock', p.in_stock,
                              'low_stock_threshold', p.low_stock_threshold, 'variants', coalesce(variants, '[]'));
 END
 $$;
