@@ -21,6 +21,8 @@ ptrdiff_t ngx_commerce_base64url_decode(uint8_t *dst, const uint8_t *src,
     size_t len);
 
 void ngx_commerce_hex(uint8_t *dst, const uint8_t *src, size_t len);
+/* "len" bytes from 2 * len digits of either case; -1: another character stands there. */
+int ngx_commerce_unhex(uint8_t *dst, const uint8_t *src, size_t len);
 
 /*
  * RFC 9562 UUIDv7 as 36 characters.  "random" is 10 fresh random bytes.  What

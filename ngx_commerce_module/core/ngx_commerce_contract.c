@@ -74,6 +74,7 @@ ngx_commerce_contract_add(ngx_commerce_contract_t *contract, const char *file,
 
     limits.max_depth = NGX_COMMERCE_CONTRACT_DEPTH;
     limits.max_members = NGX_COMMERCE_CONTRACT_MEMBERS;
+    limits.nfc = false;
 
     rc = ngx_commerce_json_parse(&contract->alloc, text, len, &limits, &root,
                                  &error);

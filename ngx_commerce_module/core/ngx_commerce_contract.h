@@ -26,7 +26,8 @@ typedef enum {
     NGX_COMMERCE_AUTH_OPTIONAL,
     NGX_COMMERCE_AUTH_CUSTOMER,
     NGX_COMMERCE_AUTH_STAFF,
-    NGX_COMMERCE_AUTH_SERVICE
+    NGX_COMMERCE_AUTH_SERVICE,
+    NGX_COMMERCE_AUTH_PLATFORM
 } ngx_commerce_auth_t;
 
 typedef enum {
@@ -35,6 +36,16 @@ typedef enum {
     NGX_COMMERCE_LANE_SLOW,
     NGX_COMMERCE_LANES
 } ngx_commerce_lane_t;
+
+/* What is refused last when the edge falls behind, to what is refused first. */
+
+typedef enum {
+    NGX_COMMERCE_CLASS_HEALTH = 0,
+    NGX_COMMERCE_CLASS_CHECKOUT,
+    NGX_COMMERCE_CLASS_CART,
+    NGX_COMMERCE_CLASS_BROWSE,
+    NGX_COMMERCE_CLASS_EXPORT
+} ngx_commerce_class_t;
 
 typedef enum {
     NGX_COMMERCE_IDEMPOTENCY_NONE = 0,
@@ -53,6 +64,15 @@ typedef enum {
     NGX_COMMERCE_IN_QUERY,
     NGX_COMMERCE_IN_HEADER
 } ngx_commerce_in_t;
+
+/* x-list: what a client may ask of a list, beyond filters. */
+
+typedef enum {
+    NGX_COMMERCE_LIST_NONE = 0,
+    NGX_COMMERCE_LIST_SORT,
+    NGX_COMMERCE_LIST_FIELDS,
+    NGX_COMMERCE_LIST_EXPAND
+} ngx_commerce_list_t;
 
 typedef enum {
     NGX_COMMERCE_STEP_CALL = 0,
@@ -93,6 +113,25 @@ typedef struct {
 } ngx_commerce_arg_t;
 
 
+/*
+ * A gate before a call: elements of a list that were refused for want of
+ * something are refused again for a while, without asking.
+ */
+
+#define NGX_COMMERCE_GATE_BY  4
+
+typedef struct {
+    uint32_t            ttl;            /* seconds; 0: no gate */
+    int32_t             each;           /* slot of the list */
+    uint32_t            by_count;
+    ngx_commerce_str_t  by[NGX_COMMERCE_GATE_BY];   /* members that say what an element is of */
+    ngx_commerce_str_t  want;           /* member: how many */
+    ngx_commerce_str_t  refusal;        /* code of the problem that is remembered */
+    ngx_commerce_str_t  tag;            /* void by <tenant>:<tag>:<the first of by> */
+    int32_t             attempt;        /* slot of what is done once, besides the Idempotency-Key; or -1 */
+} ngx_commerce_gate_t;
+
+
 /* A call of a SQL function: a step, or what a script needs around it. */
 
 typedef struct {
@@ -101,8 +140,11 @@ typedef struct {
     uint32_t                    args_count;
     ngx_commerce_arg_t         *args;
     ngx_commerce_cache_rule_t   cache;
+    ngx_commerce_gate_t         gate;
     bool                        command;    /* runs after api.begin_command */
+    bool                        audited;    /* a command of staff: wrapped in api.audited */
     bool                        keep_reply; /* wrapped in api.keep_reply when a key came */
+    bool                        recall;     /* only looks the key up; nothing without one */
     void                       *stmt;       /* the module's: prepared statement */
     void                       *stmt_keep;
 } ngx_commerce_call_t;
@@ -113,12 +155,13 @@ typedef struct {
     ngx_commerce_str_t          name;       /* script or native */
     bool                        reply;
     bool                        optional;
+    bool                        amend;      /* its body replaces the reply's */
     int32_t                     when;       /* slot, or -1 */
     ngx_commerce_call_t        *call;       /* STEP_CALL */
-    ngx_commerce_template_t     key;        /* STEP_SCRIPT from here */
+    ngx_commerce_template_t     key;        /* STEP_SCRIPT and STEP_NATIVE from here */
     uint32_t                    args_count;
     ngx_commerce_arg_t         *args;
-    ngx_commerce_call_t        *miss;       /* or NULL */
+    ngx_commerce_call_t        *miss;       /* STEP_SCRIPT from here; or NULL */
     ngx_commerce_call_t        *down;       /* or NULL: 503 */
     ngx_commerce_str_t          backup;     /* "api.cart_backup", or empty */
     void                       *data;       /* the module's: script or handler */
@@ -131,9 +174,19 @@ typedef struct {
     ngx_commerce_str_t      wire;       /* name on the wire (lower case for headers) */
     ngx_commerce_in_t       in;
     bool                    required;
+    ngx_commerce_list_t     list;
     int32_t                 slot;
     ngx_commerce_schema_t  *schema;
 } ngx_commerce_param_t;
+
+
+/* A member that x-encrypt seals before SQL sees it, or opens in what SQL answers. */
+
+typedef struct {
+    ngx_commerce_str_t          *path;      /* names of members; an empty one: every element */
+    uint32_t                     depth;
+    ngx_commerce_str_t           purpose;
+} ngx_commerce_sealed_t;
 
 
 typedef struct {
@@ -143,9 +196,12 @@ typedef struct {
     ngx_commerce_str_t           path;      /* template as declared */
     const char                  *file;      /* the bundle, for messages */
     ngx_commerce_auth_t          auth;
-    ngx_commerce_str_t           permission;    /* staff:<permission>, or empty */
+    ngx_commerce_str_t           permission;    /* staff:<permission>, service:<permission>, or empty */
+    ngx_commerce_str_t           flag;      /* of the tenant, or empty: without it the operation is not there */
+    ngx_commerce_class_t         rank;      /* "class" */
     bool                         tenant;    /* needs one */
     bool                         deprecated;
+    bool                         cart;      /* takes $cart_owner or $guest_cart */
     uint32_t                     limits_count;
     ngx_commerce_str_t          *limits;
     ngx_commerce_idempotency_t   idempotency;
@@ -167,6 +223,12 @@ typedef struct {
     size_t                       body_limit;
     ngx_commerce_json_limits_t   body_limits;
 
+    uint32_t                     sealed_count;      /* in the body */
+    ngx_commerce_sealed_t       *sealed;
+    uint32_t                     revealed_count;    /* in the reply */
+    ngx_commerce_sealed_t       *revealed;
+    ngx_commerce_template_t      owner;     /* whose sealed members are; count == 0: $cart_owner's */
+
     uint32_t                     ids_count; /* fresh UUIDv7 */
     int32_t                     *ids;       /* slots */
 
@@ -177,6 +239,8 @@ typedef struct {
     uint32_t                     steps_count;
     ngx_commerce_step_t         *steps;
     uint32_t                     reply_step;
+    uint32_t                     last_step;     /* no later one takes names of results: those are calls that amend */
+    int32_t                      fields;        /* slot of the parameter with x-list: fields, or -1 */
 } ngx_commerce_operation_t;
 
 

@@ -24,6 +24,10 @@ static ngx_commerce_rc_t ngx_commerce_inputs_members(
     const ngx_commerce_place_t *place);
 
 
+static const char *const  ngx_commerce_inputs_lists[] = {
+    "none", "sort", "fields", "expand", NULL
+};
+
 static const char *const  ngx_commerce_inputs_in[] = {
     "path", "query", "header", NULL
 };
@@ -136,7 +140,7 @@ static ngx_commerce_rc_t
 ngx_commerce_inputs_param(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *source, const ngx_commerce_place_t *place)
 {
-    uint32_t                    i, in;
+    uint32_t                    i, in, list;
     ngx_commerce_rc_t           rc;
     ngx_commerce_str_t          name;
     ngx_commerce_param_t       *param;
@@ -179,6 +183,13 @@ ngx_commerce_inputs_param(ngx_commerce_building_t *b,
                                       &param->required);
     }
 
+    list = NGX_COMMERCE_LIST_NONE;
+
+    if (rc == NGX_COMMERCE_OK) {
+        rc = ngx_commerce_loader_word(l, object, "x-list", place,
+                                      ngx_commerce_inputs_lists, &list);
+    }
+
     if (rc != NGX_COMMERCE_OK) {
         return rc;
     }
@@ -192,6 +203,7 @@ ngx_commerce_inputs_param(ngx_commerce_building_t *b,
     }
 
     param->in = (ngx_commerce_in_t) in;
+    param->list = (ngx_commerce_list_t) list;
 
     if (param->name.len == 0) {
         param->name = name;
@@ -249,6 +261,19 @@ ngx_commerce_inputs_param(ngx_commerce_building_t *b,
     if (!(ngx_commerce_schema_types(param->schema) & ~NGX_COMMERCE_T_OBJECT)) {
         return ngx_commerce_loader_fault(l, schema, place,
                                          "a parameter cannot be an object");
+    }
+
+    if (param->list != NGX_COMMERCE_LIST_NONE
+        && (param->in != NGX_COMMERCE_IN_QUERY
+            || ngx_commerce_schema_types(param->schema)
+               != NGX_COMMERCE_T_ARRAY))
+    {
+        return ngx_commerce_loader_fault(l, object, place,
+                   "x-list is for a query parameter of type array");
+    }
+
+    if (param->list == NGX_COMMERCE_LIST_FIELDS) {
+        op->fields = param->slot;
     }
 
     op->params_count++;

@@ -122,9 +122,54 @@ ngx_commerce_rc_t ngx_commerce_inputs_load(ngx_commerce_building_t *b,
 ngx_commerce_rc_t ngx_commerce_steps_load(ngx_commerce_building_t *b,
     const ngx_commerce_place_t *place);
 
+/* A template like "u:$user_id": names of the scope and of the context. */
+
+ngx_commerce_rc_t ngx_commerce_owner_load(ngx_commerce_building_t *b,
+    const ngx_commerce_place_t *place);
+
+/* Members with x-encrypt. */
+
+ngx_commerce_rc_t ngx_commerce_sealed_load(ngx_commerce_building_t *b,
+    const ngx_commerce_place_t *place);
+
 ngx_commerce_rc_t ngx_commerce_cache_load(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *object, const ngx_commerce_place_t *place,
     ngx_commerce_cache_rule_t *cache);
+
+
+/* "gate" of a call; without it call->gate.ttl stays 0. */
+
+ngx_commerce_rc_t ngx_commerce_gate_load(ngx_commerce_building_t *b,
+    const ngx_commerce_json_t *object, bool first,
+    const ngx_commerce_place_t *place, ngx_commerce_call_t *call);
+
+
+typedef enum {
+    NGX_COMMERCE_TEMPLATE_TAG = 0,      /* {name} */
+    NGX_COMMERCE_TEMPLATE_KEY           /* $name; braces stay */
+} ngx_commerce_template_kind_t;
+
+
+/* The slot of a name from the scope, -1 of the context; INVALID with a fault.  "first": only what the request brings. */
+
+ngx_commerce_rc_t ngx_commerce_step_name(ngx_commerce_building_t *b,
+    ngx_commerce_str_t name, bool first, const ngx_commerce_json_t *at,
+    const ngx_commerce_place_t *place, int32_t *slot);
+
+/* A list of names, or of parameter=name; NULL: none. */
+
+ngx_commerce_rc_t ngx_commerce_step_args(ngx_commerce_building_t *b,
+    const ngx_commerce_json_t *list, bool first,
+    const ngx_commerce_place_t *up, ngx_commerce_arg_t **args, uint32_t *count);
+
+/* What a call takes that names nothing: the operation's inputs. */
+
+ngx_commerce_rc_t ngx_commerce_step_default_args(ngx_commerce_building_t *b,
+    ngx_commerce_call_t *call);
+
+ngx_commerce_rc_t ngx_commerce_step_template(ngx_commerce_building_t *b,
+    const ngx_commerce_json_t *value, ngx_commerce_template_kind_t kind,
+    const ngx_commerce_place_t *place, ngx_commerce_template_t *template);
 
 
 /* How a path got into the tree: what is declared wins over what is derived. */

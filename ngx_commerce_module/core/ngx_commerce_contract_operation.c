@@ -12,7 +12,11 @@ static ngx_commerce_rc_t ngx_commerce_operation_commerce(
     ngx_commerce_building_t *b, const ngx_commerce_place_t *place);
 static ngx_commerce_rc_t ngx_commerce_operation_auth(
     ngx_commerce_building_t *b, const ngx_commerce_place_t *place);
+static uint32_t ngx_commerce_operation_class(ngx_commerce_building_t *b,
+    uint32_t lane);
 static ngx_commerce_rc_t ngx_commerce_operation_limits(
+    ngx_commerce_building_t *b, const ngx_commerce_place_t *place);
+static ngx_commerce_rc_t ngx_commerce_operation_flag(
     ngx_commerce_building_t *b, const ngx_commerce_place_t *place);
 static ngx_commerce_rc_t ngx_commerce_operation_ids(ngx_commerce_building_t *b,
     const ngx_commerce_place_t *place);
@@ -114,6 +118,8 @@ ngx_commerce_operation_load(ngx_commerce_loader_t *l,
 
     memset(&b, 0, sizeof(b));
 
+    op->fields = -1;
+
     b.loader = l;
     b.op = op;
     b.object = object;
@@ -148,6 +154,14 @@ ngx_commerce_operation_load(ngx_commerce_loader_t *l,
     }
 
     if (rc == NGX_COMMERCE_OK) {
+        rc = ngx_commerce_owner_load(&b, &inner);
+    }
+
+    if (rc == NGX_COMMERCE_OK) {
+        rc = ngx_commerce_sealed_load(&b, place);
+    }
+
+    if (rc == NGX_COMMERCE_OK) {
         rc = ngx_commerce_operation_rules(&b, &inner);
     }
 
@@ -160,17 +174,19 @@ ngx_commerce_operation_commerce(ngx_commerce_building_t *b,
     const ngx_commerce_place_t *place)
 {
     int64_t                    body_limit, members, depth;
-    uint32_t                   tenant, lane, idempotency, conditional;
+    uint32_t                   tenant, lane, class, idempotency, conditional;
     ngx_commerce_rc_t          rc;
     ngx_commerce_loader_t     *l;
     ngx_commerce_operation_t  *op;
     static const char *const   known[] = {
-        "auth", "tenant", "lane", "limit", "idempotency", "cache",
+        "auth", "tenant", "lane", "class", "limit", "idempotency", "cache",
         "conditional", "body", "body_limit", "max_members", "max_depth", "ids",
-        "call", "native", "args", "steps", NULL
+        "call", "native", "args", "steps", "owner", "flag", "gate", NULL
     };
     static const char *const   tenants[] = { "required", "none", NULL };
     static const char *const   lanes[] = { "read", "write", "slow", NULL };
+    static const char *const   classes[] = { "health", "checkout", "cart",
+                                             "browse", "export", NULL };
     static const char *const   keys[] = { "none", "optional", "required",
                                           NULL };
     static const char *const   conditions[] = { "none", "etag", "if-match",
@@ -194,6 +210,10 @@ ngx_commerce_operation_commerce(ngx_commerce_building_t *b,
         rc = ngx_commerce_operation_limits(b, place);
     }
 
+    if (rc == NGX_COMMERCE_OK) {
+        rc = ngx_commerce_operation_flag(b, place);
+    }
+
 #define ngx_commerce_then(kind, key, ...)                                     \
     if (rc == NGX_COMMERCE_OK) {                                              \
         rc = ngx_commerce_loader_##kind(l, b->commerce, key, place,           \
@@ -202,6 +222,10 @@ ngx_commerce_operation_commerce(ngx_commerce_building_t *b,
 
     ngx_commerce_then(word, "tenant", tenants, &tenant)
     ngx_commerce_then(word, "lane", lanes, &lane)
+
+    class = ngx_commerce_operation_class(b, lane);
+
+    ngx_commerce_then(word, "class", classes, &class)
     ngx_commerce_then(word, "idempotency", keys, &idempotency)
     ngx_commerce_then(word, "conditional", conditions, &conditional)
     ngx_commerce_then(number, "body_limit", &body_limit)
@@ -211,16 +235,69 @@ ngx_commerce_operation_commerce(ngx_commerce_building_t *b,
 #undef ngx_commerce_then
 
     op->tenant = tenant == 0;
+    op->rank = (ngx_commerce_class_t) class;
     op->idempotency = (ngx_commerce_idempotency_t) idempotency;
     op->conditional = (ngx_commerce_conditional_t) conditional;
     op->body_limit = (size_t) body_limit;
     op->body_limits.max_members = (uint32_t) members;
     op->body_limits.max_depth = (uint32_t) depth;
+    op->body_limits.nfc = true;
 
     b->lane = (ngx_commerce_lane_t) lane;
     b->has_lane = ngx_commerce_json_get(b->commerce, "lane") != NULL;
 
     return rc;
+}
+
+
+/*
+ * Without "class": reading is browsing, slow work of staff is an export, a
+ * customer's command is on the way to an order or, with the tags orders and
+ * identity, the last step there.
+ */
+
+static uint32_t
+ngx_commerce_operation_class(ngx_commerce_building_t *b, uint32_t lane)
+{
+    bool                        staff;
+    ngx_commerce_str_t          tag;
+    const ngx_commerce_json_t  *tags;
+
+    tags = ngx_commerce_json_get(b->object, "tags");
+    tag = ngx_commerce_str("");
+
+    if (tags && tags->type == NGX_COMMERCE_JSON_ARRAY && tags->child
+        && tags->child->type == NGX_COMMERCE_JSON_STRING)
+    {
+        tag = tags->child->text;
+    }
+
+    staff = b->op->auth == NGX_COMMERCE_AUTH_STAFF
+            || b->op->auth == NGX_COMMERCE_AUTH_SERVICE;
+
+    if (ngx_commerce_str_is(tag, "operations") && !staff) {
+        return NGX_COMMERCE_CLASS_HEALTH;
+    }
+
+    if (lane == NGX_COMMERCE_LANE_SLOW && staff) {
+        return NGX_COMMERCE_CLASS_EXPORT;
+    }
+
+    if (ngx_commerce_str_is(tag, "cart")) {
+        return NGX_COMMERCE_CLASS_CART;
+    }
+
+    if (b->op->method == NGX_COMMERCE_GET) {
+        return NGX_COMMERCE_CLASS_BROWSE;
+    }
+
+    if (!staff && (ngx_commerce_str_is(tag, "orders")
+                   || ngx_commerce_str_is(tag, "identity")))
+    {
+        return NGX_COMMERCE_CLASS_CHECKOUT;
+    }
+
+    return NGX_COMMERCE_CLASS_CART;
 }
 
 
@@ -232,7 +309,7 @@ ngx_commerce_operation_auth(ngx_commerce_building_t *b,
     ngx_commerce_operation_t   *op;
     const ngx_commerce_json_t  *auth;
     static const char *const    words[] = {
-        "public", "optional", "customer", "staff", "service"
+        "public", "optional", "customer", "staff", "service", "platform"
     };
 
     op = b->op;
@@ -241,10 +318,11 @@ ngx_commerce_operation_auth(ngx_commerce_building_t *b,
     if (auth == NULL) {
         return ngx_commerce_loader_fault(b->loader, b->commerce, place,
                    "auth is missing and has no default; write public, "
-                   "optional, customer, staff, staff:<permission> or service");
+                   "optional, customer, staff, staff:<permission>, service, "
+                   "service:<permission> or platform");
     }
 
-    for (i = 0; i < 5 && auth->type == NGX_COMMERCE_JSON_STRING; i++) {
+    for (i = 0; i < 6 && auth->type == NGX_COMMERCE_JSON_STRING; i++) {
         if (ngx_commerce_str_is(auth->text, words[i])) {
             op->auth = (ngx_commerce_auth_t) i;
             return NGX_COMMERCE_OK;
@@ -260,10 +338,20 @@ ngx_commerce_operation_auth(ngx_commerce_building_t *b,
         return NGX_COMMERCE_OK;
     }
 
+    if (auth->type == NGX_COMMERCE_JSON_STRING && auth->text.len > 8
+        && memcmp(auth->text.data, "service:", 8) == 0)
+    {
+        op->auth = NGX_COMMERCE_AUTH_SERVICE;
+        op->permission.data = auth->text.data + 8;
+        op->permission.len = auth->text.len - 8;
+        return NGX_COMMERCE_OK;
+    }
+
     return ngx_commerce_loader_fault(b->loader, auth,
                ngx_commerce_place(place, "auth"),
                "%.*s is none of public, optional, customer, staff, "
-               "staff:<permission>, service", (int) auth->raw.len,
+               "staff:<permission>, service, service:<permission>, platform",
+               (int) auth->raw.len,
                (char *) auth->raw.data);
 }
 
@@ -300,6 +388,34 @@ ngx_commerce_operation_limits(ngx_commerce_building_t *b,
 
         op->limits[op->limits_count++] = item->text;
     }
+
+    return NGX_COMMERCE_OK;
+}
+
+
+/* A flag's name is a part of a variable's: $commerce_flag_NAME. */
+
+static ngx_commerce_rc_t
+ngx_commerce_operation_flag(ngx_commerce_building_t *b,
+    const ngx_commerce_place_t *place)
+{
+    const ngx_commerce_json_t  *flag;
+
+    flag = ngx_commerce_json_get(b->commerce, "flag");
+
+    if (flag == NULL) {
+        return NGX_COMMERCE_OK;
+    }
+
+    if (flag->type != NGX_COMMERCE_JSON_STRING
+        || !ngx_commerce_is_identifier(flag->text))
+    {
+        return ngx_commerce_loader_fault(b->loader, flag,
+                   ngx_commerce_place(place, "flag"),
+                   "must name a feature flag, of a-z, 0-9 and _");
+    }
+
+    b->op->flag = flag->text;
 
     return NGX_COMMERCE_OK;
 }
@@ -403,11 +519,27 @@ ngx_commerce_operation_rules(ngx_commerce_building_t *b,
         why = "idempotency keeps the reply with the effect: the step that "
               "replies must be on lane: write";
 
+    } else if (op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE
+               && reply->kind == NGX_COMMERCE_STEP_NATIVE)
+    {
+        why = "idempotency keeps the reply with the effect: the step that "
+              "replies must be a call or a script, not a handler of the module";
+
+    } else if (op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE
+               && !op->tenant)
+    {
+        why = "idempotency does not go with tenant: none, a key is kept by "
+              "the tenant's";
+
     } else if (!op->tenant && (op->auth == NGX_COMMERCE_AUTH_CUSTOMER
-                               || op->auth == NGX_COMMERCE_AUTH_OPTIONAL))
+                               || op->auth == NGX_COMMERCE_AUTH_OPTIONAL
+                               || op->auth == NGX_COMMERCE_AUTH_PLATFORM))
     {
         why = "tenant: none goes with auth public, staff or service only: a "
-              "customer belongs to a tenant";
+              "customer belongs to a tenant, the platform's staff too";
+
+    } else if (!op->tenant && op->flag.len != 0) {
+        why = "flag is a tenant's: it does not go with tenant: none";
     }
 
     return why == NULL ? NGX_COMMERCE_OK

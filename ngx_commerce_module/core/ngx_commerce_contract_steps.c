@@ -1,6 +1,5 @@
 /*
- * What an operation does: calls, scripts, native handlers, and their
- * templates and arguments.
+ * What an operation does: calls, scripts and native handlers.
  */
 
 #include "ngx_commerce_contract_internal.h"
@@ -9,14 +8,9 @@
 #include <string.h>
 
 
-typedef enum {
-    NGX_COMMERCE_TEMPLATE_TAG = 0,      /* {name} */
-    NGX_COMMERCE_TEMPLATE_KEY           /* $name; braces stay */
-} ngx_commerce_template_kind_t;
-
-
 static ngx_commerce_rc_t ngx_commerce_steps_list(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *list, const ngx_commerce_place_t *up);
+static ngx_commerce_rc_t ngx_commerce_steps_keyed(ngx_commerce_building_t *b);
 static ngx_commerce_rc_t ngx_commerce_step_load(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *object, uint32_t index,
     const ngx_commerce_place_t *place);
@@ -27,87 +21,11 @@ static ngx_commerce_rc_t ngx_commerce_step_beside(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *object, const char *key, bool first,
     const ngx_commerce_place_t *up, ngx_commerce_call_t **call);
 static ngx_commerce_rc_t ngx_commerce_step_native(ngx_commerce_building_t *b,
-    ngx_commerce_step_t *step, const ngx_commerce_json_t *object, bool first,
+    ngx_commerce_step_t *step, const ngx_commerce_json_t *object,
     const ngx_commerce_place_t *place);
 static ngx_commerce_rc_t ngx_commerce_step_call(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *object, bool first,
     const ngx_commerce_place_t *place, ngx_commerce_call_t **result);
-static ngx_commerce_rc_t ngx_commerce_step_args(ngx_commerce_building_t *b,
-    const ngx_commerce_json_t *list, bool first,
-    const ngx_commerce_place_t *up, ngx_commerce_arg_t **args,
-    uint32_t *count);
-static ngx_commerce_rc_t ngx_commerce_step_arg(ngx_commerce_building_t *b,
-    const ngx_commerce_json_t *item, bool first,
-    const ngx_commerce_place_t *place, ngx_commerce_arg_t *arg);
-static ngx_commerce_rc_t ngx_commerce_step_default_args(
-    ngx_commerce_building_t *b, ngx_commerce_call_t *call);
-static ngx_commerce_rc_t ngx_commerce_step_template(ngx_commerce_building_t *b,
-    const ngx_commerce_json_t *value, ngx_commerce_template_kind_t kind,
-    const ngx_commerce_place_t *place, ngx_commerce_template_t *template);
-
-
-static bool
-ngx_commerce_step_is_context(ngx_commerce_str_t name)
-{
-    size_t                    i;
-    static const char *const  names[] = {
-        "$tenant_id", "$tenant_slug", "$principal", "$cart_owner",
-        "$guest_cart", "$correlation_id", "$method", "$path"
-    };
-
-    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (ngx_commerce_str_is(name, names[i])) {
-            return true;
-        }
-    }
-
-    return false;
-}
-
-
-/* The slot of a name from the scope, -1 of the context; INVALID with a fault. */
-
-static ngx_commerce_rc_t
-ngx_commerce_step_name(ngx_commerce_building_t *b, ngx_commerce_str_t name,
-    bool first, const ngx_commerce_json_t *at,
-    const ngx_commerce_place_t *place, int32_t *slot)
-{
-    *slot = -1;
-
-    if (name.len > 0 && name.data[0] == '$') {
-        if (ngx_commerce_step_is_context(name)) {
-            return NGX_COMMERCE_OK;
-        }
-
-        return ngx_commerce_loader_fault(b->loader, at, place,
-                   "there is no %.*s; the context has $tenant_id, "
-                   "$tenant_slug, $principal, $cart_owner, $guest_cart, "
-                   "$correlation_id, $method and $path", (int) name.len,
-                   (char *) name.data);
-    }
-
-    if (!ngx_commerce_is_identifier(name)) {
-        return ngx_commerce_loader_fault(b->loader, at, place,
-                   "\"%.*s\" is no name; names are of a-z, 0-9 and _",
-                   (int) name.len, (char *) name.data);
-    }
-
-    *slot = ngx_commerce_building_slot(b, name);
-
-    if (*slot < 0) {
-        return NGX_COMMERCE_NOMEM;
-    }
-
-    /* no step has answered yet that could have brought the name */
-
-    if (first && (uint32_t) *slot >= b->inputs) {
-        return ngx_commerce_loader_fault(b->loader, at, place,
-                   "\"%.*s\" is no parameter, no member of the body and not "
-                   "among ids", (int) name.len, (char *) name.data);
-    }
-
-    return NGX_COMMERCE_OK;
-}
 
 
 ngx_commerce_rc_t
@@ -153,19 +71,14 @@ ngx_commerce_steps_load(ngx_commerce_building_t *b,
     step->when = -1;
 
     if (native != NULL) {
-        return ngx_commerce_step_native(b, step, b->commerce, true, place);
+        return ngx_commerce_step_native(b, step, b->commerce, place);
     }
 
     step->kind = NGX_COMMERCE_STEP_CALL;
 
     rc = ngx_commerce_step_call(b, b->commerce, true, place, &step->call);
 
-    if (rc == NGX_COMMERCE_OK) {
-        step->call->keep_reply = step->call->command
-                           && op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE;
-    }
-
-    return rc;
+    return rc == NGX_COMMERCE_OK ? ngx_commerce_steps_keyed(b) : rc;
 }
 
 
@@ -197,7 +110,6 @@ ngx_commerce_steps_list(ngx_commerce_building_t *b,
     }
 
     op->steps_count = list->count;
-    op->reply_step = list->count - 1;
     replies = 0;
 
     for (item = list->child, i = 0; item != NULL; item = item->next, i++) {
@@ -216,6 +128,22 @@ ngx_commerce_steps_list(ngx_commerce_building_t *b,
             op->reply_step = i;
             replies++;
         }
+
+        if (!op->steps[i].amend
+            || op->steps[i].kind == NGX_COMMERCE_STEP_NATIVE)
+        {
+            op->last_step = i;
+        }
+
+        if (op->steps[i].amend && (op->steps[i].reply || replies == 0)) {
+            return ngx_commerce_loader_fault(b->loader, item, &place,
+                       "a step that amends stands after the one that says "
+                       "reply: true");
+        }
+    }
+
+    if (replies == 0) {
+        op->reply_step = op->last_step;
     }
 
     if (replies > 1) {
@@ -231,15 +159,76 @@ ngx_commerce_steps_list(ngx_commerce_building_t *b,
                    "the step that replies cannot be optional");
     }
 
-    if (reply->kind == NGX_COMMERCE_STEP_CALL) {
-        reply->call->keep_reply = reply->call->command
-                           && op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE;
+    return ngx_commerce_steps_keyed(b);
+}
 
-    } else if (reply->down != NULL) {
-        /* with Redis away the key is kept where the effect is */
-        reply->down->keep_reply = reply->down->command
-                           && op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE;
+
+/*
+ * An answer is kept under the Idempotency-Key by the call that replies, and
+ * found there by it before it does anything.  Calls that stand before it judge
+ * the request by what the first one has changed (a token that is used up, a
+ * password that is another), so the key is looked up before them.
+ */
+
+static ngx_commerce_rc_t
+ngx_commerce_steps_keyed(ngx_commerce_building_t *b)
+{
+    bool                       judged;
+    uint32_t                   i;
+    ngx_commerce_call_t       *call;
+    ngx_commerce_step_t       *steps, *reply;
+    ngx_commerce_operation_t  *op;
+
+    op = b->op;
+    reply = &op->steps[op->reply_step];
+
+    if (op->idempotency == NGX_COMMERCE_IDEMPOTENCY_NONE) {
+        return NGX_COMMERCE_OK;
     }
+
+    if (reply->kind != NGX_COMMERCE_STEP_CALL) {
+
+        if (reply->down != NULL) {
+            /* with Redis away the key is kept where the effect is */
+            reply->down->keep_reply = reply->down->command;
+        }
+
+        return NGX_COMMERCE_OK;
+    }
+
+    reply->call->keep_reply = reply->call->command;
+    judged = false;
+
+    for (i = 0; i < op->reply_step; i++) {
+        judged |= op->steps[i].kind == NGX_COMMERCE_STEP_CALL;
+    }
+
+    if (!judged) {
+        return NGX_COMMERCE_OK;
+    }
+
+    call = ngx_commerce_zalloc(b->loader->alloc, sizeof(ngx_commerce_call_t));
+    steps = ngx_commerce_zalloc(b->loader->alloc, (op->steps_count + 1)
+                                                 * sizeof(ngx_commerce_step_t));
+    if (call == NULL || steps == NULL) {
+        return NGX_COMMERCE_NOMEM;
+    }
+
+    call->function = ngx_commerce_str("api.recall");
+    call->lane = NGX_COMMERCE_LANE_WRITE;
+    call->command = true;
+    call->recall = true;
+
+    steps[0].kind = NGX_COMMERCE_STEP_CALL;
+    steps[0].when = -1;
+    steps[0].call = call;
+
+    memcpy(&steps[1], op->steps, op->steps_count * sizeof(ngx_commerce_step_t));
+
+    op->steps = steps;
+    op->steps_count++;
+    op->reply_step++;
+    op->last_step++;
 
     return NGX_COMMERCE_OK;
 }
@@ -256,14 +245,15 @@ ngx_commerce_step_load(ngx_commerce_building_t *b,
     ngx_commerce_str_t         when;
     ngx_commerce_step_t       *step;
     static const char *const   calls[] = {
-        "call", "lane", "args", "cache", "reply", "optional", "when", NULL
+        "call", "lane", "args", "cache", "gate", "reply", "optional", "amend",
+        "when", NULL
     };
     static const char *const   scripts[] = {
         "script", "key", "args", "miss", "down", "backup", "reply", "optional",
         "when", NULL
     };
     static const char *const   natives[] = {
-        "native", "args", "reply", "optional", "when", NULL
+        "native", "key", "args", "reply", "optional", "amend", "when", NULL
     };
     static const char *const  *known[] = { calls, scripts, natives };
 
@@ -298,6 +288,11 @@ ngx_commerce_step_load(ngx_commerce_building_t *b,
     }
 
     if (rc == NGX_COMMERCE_OK) {
+        rc = ngx_commerce_loader_bool(b->loader, object, "amend", place,
+                                      &step->amend);
+    }
+
+    if (rc == NGX_COMMERCE_OK) {
         rc = ngx_commerce_loader_text(b->loader, object, "when", place, &when);
     }
 
@@ -325,7 +320,7 @@ ngx_commerce_step_load(ngx_commerce_building_t *b,
         return ngx_commerce_step_script(b, step, object, first, place);
 
     default:
-        return ngx_commerce_step_native(b, step, object, first, place);
+        return ngx_commerce_step_native(b, step, object, place);
     }
 }
 
@@ -444,10 +439,10 @@ ngx_commerce_step_beside(ngx_commerce_building_t *b,
 
 static ngx_commerce_rc_t
 ngx_commerce_step_native(ngx_commerce_building_t *b, ngx_commerce_step_t *step,
-    const ngx_commerce_json_t *object, bool first,
-    const ngx_commerce_place_t *place)
+    const ngx_commerce_json_t *object, const ngx_commerce_place_t *place)
 {
-    ngx_commerce_rc_t           rc;
+    ngx_commerce_rc_t             rc;
+    const ngx_commerce_json_t    *key;
     ngx_commerce_native_known_pt  known;
 
     step->kind = NGX_COMMERCE_STEP_NATIVE;
@@ -467,8 +462,21 @@ ngx_commerce_step_native(ngx_commerce_building_t *b, ngx_commerce_step_t *step,
                    (int) step->name.len, (char *) step->name.data);
     }
 
+    key = ngx_commerce_json_get(object, "key");
+
+    if (key != NULL) {
+        rc = ngx_commerce_step_template(b, key, NGX_COMMERCE_TEMPLATE_KEY,
+                                        ngx_commerce_place(place, "key"),
+                                        &step->key);
+        if (rc != NGX_COMMERCE_OK) {
+            return rc;
+        }
+    }
+
+    /* some bring what their args name */
+
     return ngx_commerce_step_args(b, ngx_commerce_json_get(object, "args"),
-                                  first, place, &step->args,
+                                  false, place, &step->args,
                                   &step->args_count);
 }
 
@@ -523,6 +531,7 @@ ngx_commerce_step_call(ngx_commerce_building_t *b,
     call->command = lane == NGX_COMMERCE_LANE_WRITE
                     || (lane == NGX_COMMERCE_LANE_SLOW
                         && b->op->method != NGX_COMMERCE_GET);
+    call->audited = call->command && b->op->auth >= NGX_COMMERCE_AUTH_STAFF;
 
     args = ngx_commerce_json_get(object, "args");
 
@@ -543,286 +552,6 @@ ngx_commerce_step_call(ngx_commerce_building_t *b,
                    "a call that writes cannot be cached");
     }
 
-    return rc;
-}
-
-
-static ngx_commerce_rc_t
-ngx_commerce_step_default_args(ngx_commerce_building_t *b,
-    ngx_commerce_call_t *call)
-{
-    uint32_t             i;
-    ngx_commerce_arg_t  *arg;
-
-    call->args = ngx_commerce_zalloc(b->loader->alloc,
-                                     b->inputs * sizeof(ngx_commerce_arg_t));
-    if (call->args == NULL) {
-        return NGX_COMMERCE_NOMEM;
-    }
-
-    call->args_count = b->inputs;
-
-    for (i = 0; i < b->inputs; i++) {
-        arg = &call->args[i];
-        arg->name = b->op->slots[i];
-        arg->parameter = arg->name;
-        arg->slot = (int32_t) i;
-    }
-
-    return NGX_COMMERCE_OK;
-}
-
-
-static ngx_commerce_rc_t
-ngx_commerce_step_args(ngx_commerce_building_t *b,
-    const ngx_commerce_json_t *list, bool first,
-    const ngx_commerce_place_t *up, ngx_commerce_arg_t **args,
-    uint32_t *count)
-{
-    ngx_commerce_rc_t           rc;
-    ngx_commerce_place_t        place;
-    const ngx_commerce_json_t  *item;
-
-    *count = 0;
-    *args = NULL;
-
-    if (list == NULL) {
-        return NGX_COMMERCE_OK;
-    }
-
-    place.up = up;
-    place.name = ngx_commerce_str("args");
-
-    if (list->type != NGX_COMMERCE_JSON_ARRAY) {
-        return ngx_commerce_loader_fault(b->loader, list, &place,
-                   "must be a list of names, or of parameter=name");
-    }
-
-    *args = ngx_commerce_zalloc(b->loader->alloc,
-                                list->count * sizeof(ngx_commerce_arg_t));
-    if (*args == NULL) {
-        return NGX_COMMERCE_NOMEM;
-    }
-
-    for (item = list->child; item != NULL; item = item->next) {
-        rc = ngx_commerce_step_arg(b, item, first, &place, &(*args)[*count]);
-        if (rc != NGX_COMMERCE_OK) {
-            return rc;
-        }
-
-        (*count)++;
-    }
-
-    return NGX_COMMERCE_OK;
-}
-
-
-static ngx_commerce_rc_t
-ngx_commerce_step_arg(ngx_commerce_building_t *b,
-    const ngx_commerce_json_t *item, bool first,
-    const ngx_commerce_place_t *place, ngx_commerce_arg_t *arg)
-{
-    uint8_t  *equals;
-
-    if (item->type != NGX_COMMERCE_JSON_STRING || item->text.len == 0) {
-        return ngx_commerce_loader_fault(b->loader, item, place,
-                   "must be a list of names, or of parameter=name");
-    }
-
-    arg->name = item->text;
-    arg->parameter = item->text;
-
-    equals = memchr(item->text.data, '=', item->text.len);
-
-    if (equals != NULL) {
-        arg->parameter.len = (size_t) (equals - item->text.data);
-        arg->name.data = equals + 1;
-        arg->name.len = item->text.len - arg->parameter.len - 1;
-
-    } else if (item->text.data[0] == '$') {
-        arg->parameter.data++;
-        arg->parameter.len--;
-    }
-
-    if (!ngx_commerce_is_identifier(arg->parameter)) {
-        return ngx_commerce_loader_fault(b->loader, item, place,
-                   "\"%.*s\" is no name; names are of a-z, 0-9 and _",
-                   (int) arg->parameter.len, (char *) arg->parameter.data);
-    }
-
-    return ngx_commerce_step_name(b, arg->name, first, item, place, &arg->slot);
-}
-
-
-ngx_commerce_rc_t
-ngx_commerce_cache_load(ngx_commerce_building_t *b,
-    const ngx_commerce_json_t *object, const ngx_commerce_place_t *up,
-    ngx_commerce_cache_rule_t *cache)
-{
-    int64_t                     ttl;
-    ngx_commerce_rc_t           rc;
-    ngx_commerce_place_t        place;
-    const ngx_commerce_json_t  *value, *tags, *item;
-    static const char *const    known[] = { "ttl", "tags", NULL };
-
-    value = ngx_commerce_json_get(object, "cache");
-    if (value == NULL) {
-        return NGX_COMMERCE_OK;
-    }
-
-    place.up = up;
-    place.name = ngx_commerce_str("cache");
-    ttl = 0;
-
-    rc = ngx_commerce_loader_keys(b->loader, value, &place, false, known);
-
-    if (rc == NGX_COMMERCE_OK) {
-        rc = ngx_commerce_loader_number(b->loader, value, "ttl", &place, &ttl);
-    }
-
-    if (rc == NGX_COMMERCE_OK && ttl == 0) {
-        return ngx_commerce_loader_fault(b->loader, value, &place,
-                                         "needs ttl in seconds");
-    }
-
-    tags = ngx_commerce_json_get(value, "tags");
-
-    if (rc != NGX_COMMERCE_OK || tags == NULL) {
-        cache->ttl = (uint32_t) ttl;
-        return rc;
-    }
-
-    if (tags->type != NGX_COMMERCE_JSON_ARRAY) {
-        return ngx_commerce_loader_fault(b->loader, tags, &place,
-                                         "tags must be a list of strings");
-    }
-
-    cache->ttl = (uint32_t) ttl;
-    cache->tags = ngx_commerce_zalloc(b->loader->alloc,
-                              tags->count * sizeof(ngx_commerce_template_t));
-    if (cache->tags == NULL) {
-        return NGX_COMMERCE_NOMEM;
-    }
-
-    for (item = tags->child; item != NULL; item = item->next) {
-        rc = ngx_commerce_step_template(b, item, NGX_COMMERCE_TEMPLATE_TAG,
-                                        ngx_commerce_place(&place, "tags"),
-                                        &cache->tags[cache->tags_count++]);
-        if (rc != NGX_COMMERCE_OK) {
-            return rc;
-        }
-    }
-
-    return NGX_COMMERCE_OK;
-}
-
-
-/* The next name at or after p: [*name, *after) with its marks; false: none. */
-
-static bool
-ngx_commerce_template_next(const uint8_t *p, const uint8_t *end,
-    ngx_commerce_template_kind_t kind, const uint8_t **start,
-    const uint8_t **after)
-{
-    const uint8_t  *q;
-
-    p = memchr(p, kind == NGX_COMMERCE_TEMPLATE_TAG ? '{' : '$',
-               (size_t) (end - p));
-    if (p == NULL) {
-        return false;
-    }
-
-    for (q = p + 1; q < end; q++) {
-        if ((*q < 'a' || *q > 'z') && *q != '_' && (*q < '0' || *q > '9')
-            && !(*q == '$' && q == p + 1 && kind == NGX_COMMERCE_TEMPLATE_TAG))
-        {
-            break;
-        }
-    }
-
-    *start = p;
-    *after = q;
-
-    return true;
-}
-
-
-static ngx_commerce_rc_t
-ngx_commerce_step_template(ngx_commerce_building_t *b,
-    const ngx_commerce_json_t *value, ngx_commerce_template_kind_t kind,
-    const ngx_commerce_place_t *place, ngx_commerce_template_t *template)
-{
-    uint32_t              room;
-    ngx_commerce_rc_t     rc;
-    const uint8_t        *p, *end, *start, *after;
-    ngx_commerce_part_t  *part;
-
-    if (value->type != NGX_COMMERCE_JSON_STRING || value->text.len == 0) {
-        return ngx_commerce_loader_fault(b->loader, value, place,
-                                         "must be a string, not empty");
-    }
-
-    p = value->text.data;
-    end = p + value->text.len;
-
-    for (room = 1; ngx_commerce_template_next(p, end, kind, &start, &after);
-         p = after)
-    {
-        room += 2;
-    }
-
-    template->parts = ngx_commerce_zalloc(b->loader->alloc,
-                                          room * sizeof(ngx_commerce_part_t));
-    if (template->parts == NULL) {
-        return NGX_COMMERCE_NOMEM;
-    }
-
-    for (p = value->text.data; p < end; /* void */ ) {
-
-        if (!ngx_commerce_template_next(p, end, kind, &start, &after)) {
-            start = end;
-        }
-
-        if (start > p) {
-            part = &template->parts[template->count++];
-            part->text.data = (uint8_t *) p;
-            part->text.len = (size_t) (start - p);
-            part->slot = -1;
-        }
-
-        if (start == end) {
-            break;
-        }
-
-        part = &template->parts[template->count++];
-        part->name = true;
-        part->text.data = (uint8_t *) start;
-        part->text.len = (size_t) (after - start);
-
-        if (kind == NGX_COMMERCE_TEMPLATE_TAG) {
-            if (after == end || *after != '}') {
-                return ngx_commerce_loader_fault(b->loader, value, place,
-                           "a name in a tag stands in braces: product:{id}");
-            }
-
-            part->text.data++;
-            part->text.len--;
-            after++;
-
-        } else if (!ngx_commerce_step_is_context(part->text)) {
-            /* $name of the scope */
-            part->text.data++;
-            part->text.len--;
-        }
-
-        rc = ngx_commerce_step_name(b, part->text, false, value, place,
-                                    &part->slot);
-        if (rc != NGX_COMMERCE_OK) {
-            return rc;
-        }
-
-        p = after;
-    }
-
-    return NGX_COMMERCE_OK;
+    return rc == NGX_COMMERCE_OK
+           ? ngx_commerce_gate_load(b, object, first, place, call) : rc;
 }

@@ -4,9 +4,11 @@
 
 #include "ngx_commerce_schema_internal.h"
 #include "ngx_commerce_codec.h"
+#include "ngx_commerce_text.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 
 static inline bool
@@ -73,6 +75,33 @@ ngx_commerce_format_date(const uint8_t *p, size_t len)
 }
 
 
+/* A day that is not to come, wherever on earth it is today already. */
+
+static const char *
+ngx_commerce_format_past_date(const uint8_t *p, size_t len)
+{
+    char         today[sizeof("9999-12-31")];
+    time_t       now;
+    const char  *why;
+    struct tm    tm;
+
+    why = ngx_commerce_format_date(p, len);
+    if (why != NULL) {
+        return why;
+    }
+
+    now = time(NULL) + 14 * 3600;
+
+    if (gmtime_r(&now, &tm) == NULL
+        || strftime(today, sizeof(today), "%Y-%m-%d", &tm) == 0)
+    {
+        return NULL;
+    }
+
+    return memcmp(p, today, len) <= 0 ? NULL : "must not lie in the future";
+}
+
+
 static const char *
 ngx_commerce_format_date_time(const uint8_t *p, size_t len)
 {
@@ -120,10 +149,10 @@ ngx_commerce_format_date_time(const uint8_t *p, size_t len)
 }
 
 
-/* Names of hosts; letters beyond ASCII stand for what IDNA would make of them. */
+/* Names of hosts, spelled as people do; what IDNA makes of them is told by text_host(). */
 
 static const char *
-ngx_commerce_format_hostname(const uint8_t *p, size_t len)
+ngx_commerce_format_labels(const uint8_t *p, size_t len)
 {
     size_t             i, label;
     static const char  message[] = "must be the name of a host";
@@ -155,9 +184,30 @@ ngx_commerce_format_hostname(const uint8_t *p, size_t len)
 
 
 static const char *
+ngx_commerce_format_hostname(const uint8_t *p, size_t len)
+{
+    uint8_t      ascii[NGX_COMMERCE_HOST_MAX];
+    ptrdiff_t    n;
+    const char  *wrong;
+
+    wrong = ngx_commerce_format_labels(p, len);
+    if (wrong != NULL) {
+        return wrong;
+    }
+
+    n = ngx_commerce_text_host(ascii, p, len);
+
+    return n < 0 ? "must be the name of a host (IDNA 2008)"
+                 : ngx_commerce_format_labels(ascii, (size_t) n);
+}
+
+
+static const char *
 ngx_commerce_format_email(const uint8_t *p, size_t len)
 {
     size_t             i;
+    uint8_t            ascii[NGX_COMMERCE_HOST_MAX];
+    ptrdiff_t          n;
     const uint8_t     *at;
     static const char  message[] = "must be an e-mail address";
 
@@ -185,7 +235,17 @@ ngx_commerce_format_email(const uint8_t *p, size_t len)
     len -= (size_t) (at + 1 - p);
 
     if (memchr(at + 1, '.', len) == NULL
-        || ngx_commerce_format_hostname(at + 1, len) != NULL)
+        || ngx_commerce_format_labels(at + 1, len) != NULL)
+    {
+        return message;
+    }
+
+    /* what is kept is the ASCII form: that must be an address too */
+
+    n = ngx_commerce_text_host(ascii, at + 1, len);
+
+    if (n < 0 || at + 1 - p + n > 254
+        || ngx_commerce_format_labels(ascii, (size_t) n) != NULL)
     {
         return message;
     }
@@ -393,6 +453,25 @@ ngx_commerce_format_cursor(const uint8_t *p, size_t len)
 }
 
 
+/* RFC 8265, OpaqueString: any text without control characters. */
+
+static const char *
+ngx_commerce_format_password(const uint8_t *p, size_t len)
+{
+    size_t  i;
+
+    for (i = 0; i < len; i++) {
+        if (p[i] < 0x20 || p[i] == 0x7F
+            || (p[i] == 0xC2 && p[i + 1] < 0xA0))
+        {
+            return "must not hold control characters";
+        }
+    }
+
+    return NULL;
+}
+
+
 static const char *
 ngx_commerce_format_free(const uint8_t *p, size_t len)
 {
@@ -414,6 +493,7 @@ ngx_commerce_format_find(ngx_commerce_str_t name, const char **known,
     }  formats[] = {
         { "date",      ngx_commerce_format_date },
         { "date-time", ngx_commerce_format_date_time },
+        { "past-date", ngx_commerce_format_past_date },
         { "email",     ngx_commerce_format_email },
         { "uuid",      ngx_commerce_format_uuid },
         { "uri",       ngx_commerce_format_uri },
@@ -423,11 +503,12 @@ ngx_commerce_format_find(ngx_commerce_str_t name, const char **known,
         { "slug",      ngx_commerce_format_slug },
         { "currency",  ngx_commerce_format_currency },
         { "cursor",    ngx_commerce_format_cursor },
+        { "password",  ngx_commerce_format_password },
         { "int32",     ngx_commerce_format_free },
         { "int64",     ngx_commerce_format_free },
     };
     static const char             *annotations[] = {
-        "password", "binary", "byte", "float", "double", "html", "markdown",
+        "binary", "byte", "float", "double", "html", "markdown",
     };
 
     *annotation = false;

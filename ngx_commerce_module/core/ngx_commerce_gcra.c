@@ -60,8 +60,6 @@ static ngx_commerce_gcra_pair_t *ngx_commerce_gcra_find(
 static ngx_commerce_gcra_pair_t *ngx_commerce_gcra_claim(
     ngx_commerce_gcra_table_t *table, ngx_commerce_gcra_set_t *set,
     uint64_t hash, uint64_t now);
-static void ngx_commerce_sip_round(uint64_t v[4]);
-static uint64_t ngx_commerce_sip_word(const uint8_t *p);
 
 
 uint64_t
@@ -165,7 +163,97 @@ ngx_commerce_gcra_take(ngx_commerce_gcra_table_t *table,
     ngx_commerce_str_t key, uint64_t now, uint64_t cost,
     ngx_commerce_gcra_verdict_t *verdict)
 {
-    uint64_t                   hash, tat, next;
+    uint64_t           tat, next;
+    _Atomic uint64_t  *word;
+
+    for ( ;; ) {
+        word = ngx_commerce_gcra_word(table, scope, key, now, cost != 0);
+
+        if (word == NULL) {
+            (void) ngx_commerce_gcra(rate, now, now, 0, verdict);
+            return;
+        }
+
+        tat = atomic_load_explicit(word, memory_order_relaxed);
+        next = ngx_commerce_gcra(rate, tat, now, cost, verdict);
+
+        if (!verdict->allowed || cost == 0) {
+            return;
+        }
+
+        /* TATs only grow: a lost race means that somebody else was counted */
+
+        if (atomic_compare_exchange_strong(word, &tat, next)) {
+            return;
+        }
+    }
+}
+
+
+void
+ngx_commerce_gcra_look(ngx_commerce_gcra_table_t *table,
+    const ngx_commerce_gcra_rate_t *rate, ngx_commerce_str_t scope,
+    ngx_commerce_str_t key, uint64_t now, uint64_t cost,
+    ngx_commerce_gcra_verdict_t *verdict)
+{
+    uint64_t           tat;
+    _Atomic uint64_t  *word;
+
+    word = ngx_commerce_gcra_word(table, scope, key, now, false);
+    tat = word ? atomic_load_explicit(word, memory_order_relaxed) : now;
+
+    (void) ngx_commerce_gcra(rate, tat, now, cost, verdict);
+}
+
+
+void
+ngx_commerce_gcra_give(ngx_commerce_gcra_table_t *table,
+    const ngx_commerce_gcra_rate_t *rate, ngx_commerce_str_t scope,
+    ngx_commerce_str_t key, uint64_t cost)
+{
+    uint64_t           tat, back;
+    _Atomic uint64_t  *word;
+
+    word = ngx_commerce_gcra_word(table, scope, key, 0, false);
+
+    if (word == NULL) {
+        return;
+    }
+
+    back = rate->interval * cost;
+    tat = atomic_load_explicit(word, memory_order_relaxed);
+
+    while (!atomic_compare_exchange_weak(word, &tat,
+                                         tat > back ? tat - back : 0))
+    {
+        /* void */
+    }
+}
+
+
+void
+ngx_commerce_gcra_raise(ngx_commerce_gcra_table_t *table,
+    ngx_commerce_str_t scope, ngx_commerce_str_t key, uint64_t now,
+    uint64_t tat)
+{
+    uint64_t           old;
+    _Atomic uint64_t  *word;
+
+    word = ngx_commerce_gcra_word(table, scope, key, now, true);
+    old = atomic_load_explicit(word, memory_order_relaxed);
+
+    while (old < tat && !atomic_compare_exchange_weak(word, &old, tat)) {
+        /* void */
+    }
+}
+
+
+_Atomic uint64_t *
+ngx_commerce_gcra_word(ngx_commerce_gcra_table_t *table,
+    ngx_commerce_str_t scope, ngx_commerce_str_t key, uint64_t now,
+    bool create)
+{
+    uint64_t                   hash;
     ngx_commerce_gcra_set_t   *set;
     ngx_commerce_gcra_pair_t  *pair;
 
@@ -179,35 +267,16 @@ ngx_commerce_gcra_take(ngx_commerce_gcra_table_t *table,
 
     set = &table->set[((hash >> 32) * table->sets) >> 32];
 
-    for ( ;; ) {
+    do {
         pair = ngx_commerce_gcra_find(set, hash);
 
-        if (pair == NULL) {
-            if (cost == 0) {
-                (void) ngx_commerce_gcra(rate, now, now, 0, verdict);
-                return;
-            }
-
+        if (pair == NULL && create) {
             pair = ngx_commerce_gcra_claim(table, set, hash, now);
-
-            if (pair == NULL) {
-                continue;
-            }
         }
 
-        tat = atomic_load_explicit(&pair->tat, memory_order_relaxed);
-        next = ngx_commerce_gcra(rate, tat, now, cost, verdict);
+    } while (pair == NULL && create);
 
-        if (!verdict->allowed || cost == 0) {
-            return;
-        }
-
-        /* TATs only grow: a lost race means that somebody else was counted */
-
-        if (atomic_compare_exchange_strong(&pair->tat, &tat, next)) {
-            return;
-        }
-    }
+    return pair ? &pair->tat : NULL;
 }
 
 
@@ -283,55 +352,9 @@ ngx_commerce_gcra_claim(ngx_commerce_gcra_table_t *table,
 }
 
 
-uint64_t
-ngx_commerce_siphash(const uint8_t key[16], ngx_commerce_str_t a,
-    ngx_commerce_str_t b)
-{
-    size_t    i, total;
-    uint8_t   tail[8];
-    uint64_t  v[4], k0, k1, m;
+/* called out of line, a round costs as much again in stores and loads of its state */
 
-    k0 = ngx_commerce_sip_word(key);
-    k1 = ngx_commerce_sip_word(key + 8);
-
-    v[0] = k0 ^ 0x736f6d6570736575ULL;
-    v[1] = k1 ^ 0x646f72616e646f6dULL;
-    v[2] = k0 ^ 0x6c7967656e657261ULL;
-    v[3] = k1 ^ 0x7465646279746573ULL;
-
-    total = a.len + b.len;
-
-    for (i = 0; i < total; i++) {
-        tail[i & 7] = (i < a.len) ? a.data[i] : b.data[i - a.len];
-
-        if ((i & 7) == 7) {
-            m = ngx_commerce_sip_word(tail);
-            v[3] ^= m;
-            ngx_commerce_sip_round(v);
-            ngx_commerce_sip_round(v);
-            v[0] ^= m;
-        }
-    }
-
-    memset(tail + (total & 7), 0, 8 - (total & 7));
-    m = ngx_commerce_sip_word(tail) | ((uint64_t) total << 56);
-
-    v[3] ^= m;
-    ngx_commerce_sip_round(v);
-    ngx_commerce_sip_round(v);
-    v[0] ^= m;
-
-    v[2] ^= 0xff;
-
-    for (i = 0; i < 4; i++) {
-        ngx_commerce_sip_round(v);
-    }
-
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
-}
-
-
-static void
+static inline __attribute__((always_inline)) void
 ngx_commerce_sip_round(uint64_t v[4])
 {
 #define ngx_commerce_rotl(x, n)  (((x) << (n)) | ((x) >> (64 - (n))))
@@ -354,17 +377,81 @@ ngx_commerce_sip_round(uint64_t v[4])
 }
 
 
-static uint64_t
+static inline uint64_t
 ngx_commerce_sip_word(const uint8_t *p)
 {
-    unsigned  i;
-    uint64_t  word;
+    /* the compiler makes one load of it where bytes are in this order */
 
-    word = 0;
+    return (uint64_t) p[0] | (uint64_t) p[1] << 8 | (uint64_t) p[2] << 16
+           | (uint64_t) p[3] << 24 | (uint64_t) p[4] << 32
+           | (uint64_t) p[5] << 40 | (uint64_t) p[6] << 48
+           | (uint64_t) p[7] << 56;
+}
 
-    for (i = 0; i < 8; i++) {
-        word |= (uint64_t) p[i] << (8 * i);
+
+uint64_t
+ngx_commerce_siphash(const uint8_t key[16], ngx_commerce_str_t a,
+    ngx_commerce_str_t b)
+{
+    size_t    i, n, total;
+    uint8_t   tail[8];
+    uint64_t  v[4], k0, k1, m;
+
+    k0 = ngx_commerce_sip_word(key);
+    k1 = ngx_commerce_sip_word(key + 8);
+
+    v[0] = k0 ^ 0x736f6d6570736575ULL;
+    v[1] = k1 ^ 0x646f72616e646f6dULL;
+    v[2] = k0 ^ 0x6c7967656e657261ULL;
+    v[3] = k1 ^ 0x7465646279746573ULL;
+
+    total = a.len + b.len;
+    i = 0;
+
+    /* whole words as they lie, the seam and the rest byte by byte */
+
+    while (i + 8 <= total) {
+
+        if (i + 8 <= a.len) {
+            m = ngx_commerce_sip_word(a.data + i);
+
+        } else if (i >= a.len) {
+            m = ngx_commerce_sip_word(b.data + (i - a.len));
+
+        } else {
+            for (n = 0; n < 8; n++) {
+                tail[n] = (i + n < a.len) ? a.data[i + n]
+                                          : b.data[i + n - a.len];
+            }
+
+            m = ngx_commerce_sip_word(tail);
+        }
+
+        v[3] ^= m;
+        ngx_commerce_sip_round(v);
+        ngx_commerce_sip_round(v);
+        v[0] ^= m;
+
+        i += 8;
     }
 
-    return word;
+    for (n = 0; i < total; i++, n++) {
+        tail[n] = (i < a.len) ? a.data[i] : b.data[i - a.len];
+    }
+
+    memset(tail + (total & 7), 0, 8 - (total & 7));
+    m = ngx_commerce_sip_word(tail) | ((uint64_t) total << 56);
+
+    v[3] ^= m;
+    ngx_commerce_sip_round(v);
+    ngx_commerce_sip_round(v);
+    v[0] ^= m;
+
+    v[2] ^= 0xff;
+
+    for (i = 0; i < 4; i++) {
+        ngx_commerce_sip_round(v);
+    }
+
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
 }

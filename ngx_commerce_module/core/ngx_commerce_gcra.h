@@ -73,6 +73,36 @@ void ngx_commerce_gcra_take(ngx_commerce_gcra_table_t *table,
     ngx_commerce_gcra_verdict_t *verdict);
 
 
+/* The verdict that take() would give; nothing changes. */
+
+void ngx_commerce_gcra_look(ngx_commerce_gcra_table_t *table,
+    const ngx_commerce_gcra_rate_t *rate, ngx_commerce_str_t scope,
+    ngx_commerce_str_t key, uint64_t now, uint64_t cost,
+    ngx_commerce_gcra_verdict_t *verdict);
+
+/* Gives "cost" units back that were taken and not used. */
+
+void ngx_commerce_gcra_give(ngx_commerce_gcra_table_t *table,
+    const ngx_commerce_gcra_rate_t *rate, ngx_commerce_str_t scope,
+    ngx_commerce_str_t key, uint64_t cost);
+
+/* The TAT of the client is at least "tat": somebody else has counted it too. */
+
+void ngx_commerce_gcra_raise(ngx_commerce_gcra_table_t *table,
+    ngx_commerce_str_t scope, ngx_commerce_str_t key, uint64_t now,
+    uint64_t tat);
+
+/*
+ * The client's word itself, for tables whose words are not TATs; what it holds
+ * must compare as a time does, because the lowest of a set is forgotten first.
+ * NULL: "create" is not set and there is none.  A new one is at most "now".
+ */
+
+_Atomic uint64_t *ngx_commerce_gcra_word(ngx_commerce_gcra_table_t *table,
+    ngx_commerce_str_t scope, ngx_commerce_str_t key, uint64_t now,
+    bool create);
+
+
 /* SipHash-2-4 of the concatenation of two strings. */
 
 uint64_t ngx_commerce_siphash(const uint8_t key[16], ngx_commerce_str_t a,

@@ -24,6 +24,8 @@
 #define NGX_COMMERCE_JSON_SAFE         9007199254740991LL
 
 
+static ngx_commerce_rc_t ngx_commerce_json_again(
+    ngx_commerce_json_reader_t *rd, ngx_commerce_json_t **root);
 static ngx_commerce_rc_t ngx_commerce_json_value(ngx_commerce_json_reader_t *rd,
     ngx_commerce_json_t *node, uint32_t depth);
 static ngx_commerce_rc_t ngx_commerce_json_container(
@@ -81,6 +83,8 @@ ngx_commerce_json_parse(const ngx_commerce_alloc_t *alloc, const uint8_t *data,
         rd.max_members = limits->max_members;
     }
 
+    rd.nfc = limits != NULL && limits->nfc;
+
     if (len >= 3 && memcmp(data, "\xEF\xBB\xBF", 3) == 0) {
         return ngx_commerce_json_fail(&rd, rd.p, "byte-order-mark",
                              "The document must not begin with a byte order "
@@ -115,7 +119,37 @@ ngx_commerce_json_parse(const ngx_commerce_alloc_t *alloc, const uint8_t *data,
 
     *root = node;
 
-    return NGX_COMMERCE_OK;
+    return rd.changed ? ngx_commerce_json_again(&rd, root) : NGX_COMMERCE_OK;
+}
+
+
+/*
+ * Text was not NFC: the raw bytes of what holds it are none either.  So the
+ * tree is written down and read again, which nobody pays for whose text is.
+ */
+
+static ngx_commerce_rc_t
+ngx_commerce_json_again(ngx_commerce_json_reader_t *rd,
+    ngx_commerce_json_t **root)
+{
+    size_t                       len;
+    uint8_t                     *text;
+    ngx_commerce_json_limits_t   limits;
+
+    len = (size_t) (uintptr_t) ngx_commerce_json_canonical(NULL, *root);
+
+    text = rd->alloc->alloc(rd->alloc->ctx, len);
+
+    if (text == NULL || ngx_commerce_json_canonical(text, *root) == NULL) {
+        return NGX_COMMERCE_NOMEM;
+    }
+
+    limits.max_depth = rd->max_depth;
+    limits.max_members = rd->max_members;
+    limits.nfc = false;
+
+    return ngx_commerce_json_parse(rd->alloc, text, len, &limits, root,
+                                   rd->error);
 }
 
 

@@ -6,6 +6,9 @@
  * too deep nesting, too many members, numbers out of grammar or beyond a
  * double, Unicode noncharacters.
  *
+ * With limits->nfc text becomes NFC: what a client spells in two ways is one
+ * text from here on.  Without it text is what the source says.
+ *
  * Memory: a node (80 bytes) per member or element, which max_members bounds,
  * and the text of strings that hold escapes, at most the source's length.
  */
@@ -46,6 +49,7 @@ struct ngx_commerce_json_s {
 typedef struct {
     uint32_t  max_depth;                /* 0: 32 */
     uint32_t  max_members;              /* of the whole document; 0: 1000 */
+    bool      nfc;                      /* strings and names become NFC, raw bytes of what holds them too */
 } ngx_commerce_json_limits_t;
 
 
@@ -53,7 +57,7 @@ typedef struct {
     size_t       offset;
     const char  *code;                  /* stable slug: "duplicate-key", "invalid-utf8", "control-character",
                                            "nul-character", "noncharacter", "lone-surrogate", "byte-order-mark", "trailing-bytes",
-                                           "too-deep", "too-many-members", "number-range",
+                                           "too-deep", "too-many-members", "number-range", "too-many-marks",
                                            "syntax", "empty" */
     const char  *message;               /* a sentence, static */
     char         pointer[256];          /* JSON Pointer of the value it was found in, cut when too long */
@@ -75,6 +79,16 @@ ngx_commerce_json_t *ngx_commerce_json_get(const ngx_commerce_json_t *object,
     const char *key);
 ngx_commerce_json_t *ngx_commerce_json_get_n(const ngx_commerce_json_t *object,
     const uint8_t *key, size_t len);
+
+/*
+ * Leaves in a reply the members whose names are in *names, a JSON array of
+ * strings: of the elements of its member "data" or of "data" itself, else of the reply.
+ * What stands beside "data" stays.  Order and bytes are the reply's.  INVALID:
+ * one of the two is no JSON.
+ */
+
+ngx_commerce_rc_t ngx_commerce_json_select(const ngx_commerce_alloc_t *alloc,
+    ngx_commerce_str_t *body, const ngx_commerce_str_t *names);
 
 /*
  * Writes the JSON string for "text", quotes included, and returns the end;

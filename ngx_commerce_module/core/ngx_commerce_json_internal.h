@@ -34,6 +34,8 @@ typedef struct {
     uint32_t                     members;
     uint32_t                     max_members;
     uint32_t                     max_depth;
+    bool                         nfc;
+    bool                         changed;   /* a string is not what the source says */
 
     ngx_commerce_json_t         *block;
     uint32_t                     block_left;

@@ -4,9 +4,12 @@
  */
 
 #include "ngx_commerce_json_internal.h"
+#include "ngx_commerce_text.h"
 #include "ngx_commerce_utf8.h"
 
 
+static ngx_commerce_rc_t ngx_commerce_json_nfc(ngx_commerce_json_reader_t *rd,
+    const uint8_t *at, ngx_commerce_str_t *text);
 static ngx_commerce_rc_t ngx_commerce_json_escape(
     ngx_commerce_json_reader_t *rd, size_t *saved);
 static void ngx_commerce_json_unescape(uint8_t *dst, const uint8_t *p,
@@ -36,12 +39,14 @@ ngx_commerce_rc_t
 ngx_commerce_json_string(ngx_commerce_json_reader_t *rd,
     ngx_commerce_str_t *text)
 {
+    bool                wide;
     size_t              n, saved;
     ngx_commerce_rc_t   rc;
     const uint8_t      *start;
 
     start = ++rd->p;
     saved = 0;
+    wide = false;
 
     for ( ;; ) {
         while (rd->end - rd->p >= 8
@@ -76,6 +81,8 @@ ngx_commerce_json_string(ngx_commerce_json_reader_t *rd,
         }
 
         if (*rd->p == '\\') {
+            wide |= rd->end - rd->p > 1 && rd->p[1] == 'u';
+
             rc = ngx_commerce_json_escape(rd, &saved);
             if (rc != NGX_COMMERCE_OK) {
                 return rc;
@@ -83,6 +90,8 @@ ngx_commerce_json_string(ngx_commerce_json_reader_t *rd,
 
             continue;
         }
+
+        wide = true;
 
         do {
             n = ngx_commerce_utf8_sequence(rd->p, rd->end);
@@ -118,9 +127,39 @@ ngx_commerce_json_string(ngx_commerce_json_reader_t *rd,
         ngx_commerce_json_unescape(text->data, start, rd->p);
     }
 
+    if (wide && rd->nfc) {
+        rc = ngx_commerce_json_nfc(rd, start, text);
+        if (rc != NGX_COMMERCE_OK) {
+            return rc;
+        }
+    }
+
     rd->p++;
 
     return NGX_COMMERCE_OK;
+}
+
+
+static ngx_commerce_rc_t
+ngx_commerce_json_nfc(ngx_commerce_json_reader_t *rd, const uint8_t *at,
+    ngx_commerce_str_t *text)
+{
+    const uint8_t      *before;
+    ngx_commerce_rc_t   rc;
+
+    before = text->data;
+
+    rc = ngx_commerce_text_nfc(rd->alloc, text);
+
+    if (rc == NGX_COMMERCE_INVALID) {
+        return ngx_commerce_json_fail(rd, at, "too-many-marks",
+                          "A character must not bear more than 30 combining "
+                          "marks.");
+    }
+
+    rd->changed |= text->data != before;
+
+    return rc;
 }
 
 

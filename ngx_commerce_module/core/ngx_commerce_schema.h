@@ -55,6 +55,16 @@ ngx_commerce_rc_t ngx_commerce_schema_check_text(
     ngx_commerce_str_t text, ngx_commerce_json_t **value,
     ngx_commerce_violations_t *violations);
 
+/*
+ * Completes a value that the schema allows: members that are absent get their
+ * "default", hosts' names and the domains of mail addresses become ASCII, spaces in passwords
+ * U+0020.  Raw bytes are written anew where something changed.  OK or NOMEM.
+ */
+
+ngx_commerce_rc_t ngx_commerce_schema_complete(
+    const ngx_commerce_schema_t *schema, ngx_commerce_json_t *value,
+    const ngx_commerce_alloc_t *alloc);
+
 /* The schema's "default", or NULL. */
 
 const ngx_commerce_json_t *ngx_commerce_schema_default(

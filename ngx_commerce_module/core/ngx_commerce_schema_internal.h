@@ -52,6 +52,16 @@ typedef struct {
 } ngx_commerce_pattern_property_t;
 
 
+/* Formats that have one form of many spellings. */
+
+typedef enum {
+    NGX_COMMERCE_CANON_NONE = 0,
+    NGX_COMMERCE_CANON_EMAIL,
+    NGX_COMMERCE_CANON_HOST,
+    NGX_COMMERCE_CANON_PASSWORD
+} ngx_commerce_canon_t;
+
+
 typedef enum {
     NGX_COMMERCE_MEMBERS_OPEN = 0,
     NGX_COMMERCE_MEMBERS_CLOSED,        /* "known" lists what may be there */
@@ -81,6 +91,8 @@ struct ngx_commerce_schema_s {
     ngx_commerce_str_t                pattern_text;
     ngx_commerce_format_pt            format;
     const char                       *format_name;
+    ngx_commerce_canon_t              canon;
+    bool                              completes;    /* itself or what it leads to has a default or a canon */
 
     ngx_commerce_names_t              properties;
     ngx_commerce_schema_t           **property;     /* by index; NULL: any */
@@ -162,6 +174,11 @@ ngx_commerce_pattern_t *ngx_commerce_pattern_get(const uint8_t *text,
 
 bool ngx_commerce_pattern_match(const ngx_commerce_pattern_t *pattern,
     const uint8_t *text, size_t len);
+
+
+/* Marks the schemas of a list (by "next") that complete values. */
+
+void ngx_commerce_schema_completing(ngx_commerce_schema_t *schemas);
 
 
 /* Of a known format; *annotation is set for those that are not checked. */

@@ -5,6 +5,8 @@
 
 #include "ngx_commerce_schema_internal.h"
 #include "ngx_commerce_codec.h"
+#include "ngx_commerce_text.h"
+#include "ngx_commerce_utf8.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -181,6 +183,28 @@ ngx_commerce_text_value(const ngx_commerce_alloc_t *alloc, uint32_t types,
 }
 
 
+/* The text is valid UTF-8. */
+
+static bool
+ngx_commerce_text_noncharacter(const ngx_commerce_str_t *text)
+{
+    size_t          n;
+    const uint8_t  *p, *end;
+
+    end = text->data + text->len;
+
+    for (p = text->data; p < end; p += n) {
+        n = *p < 0x80 ? 1 : ngx_commerce_utf8_sequence(p, end);
+
+        if (n > 2 && ngx_commerce_utf8_noncharacter(p, n)) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
 ngx_commerce_rc_t
 ngx_commerce_schema_check_text(const ngx_commerce_schema_t *schema,
     ngx_commerce_str_t name, ngx_commerce_str_t text,
@@ -199,6 +223,22 @@ ngx_commerce_schema_check_text(const ngx_commerce_schema_t *schema,
     if (memchr(text.data, 0, text.len) != NULL) {
         return ngx_commerce_violation(violations, name, "nul-character",
                                       "must not hold the NUL character");
+    }
+
+    if (ngx_commerce_text_noncharacter(&text)) {
+        return ngx_commerce_violation(violations, name, "noncharacter",
+                                      "must not hold a Unicode noncharacter");
+    }
+
+    rc = ngx_commerce_text_nfc(violations->alloc, &text);
+
+    if (rc == NGX_COMMERCE_INVALID) {
+        return ngx_commerce_violation(violations, name, "too-many-marks",
+                   "must not have more than 30 combining marks on a character");
+    }
+
+    if (rc != NGX_COMMERCE_OK) {
+        return rc;
     }
 
     node = ngx_commerce_zalloc(violations->alloc, sizeof(ngx_commerce_json_t));
@@ -223,6 +263,11 @@ ngx_commerce_schema_check_text(const ngx_commerce_schema_t *schema,
 
     rc = ngx_commerce_schema_check(schema, node, violations);
 
+    if (rc == NGX_COMMERCE_OK) {
+        *value = node;
+        return ngx_commerce_schema_complete(schema, node, violations->alloc);
+    }
+
     /* "/1" within the parameter "ids" is told as "ids/1" */
 
     for (i = first; i < violations->count; i++) {
@@ -239,8 +284,6 @@ ngx_commerce_schema_check_text(const ngx_commerce_schema_t *schema,
         memcpy(pointer.data + name.len, at->data, at->len);
         *at = pointer;
     }
-
-    *value = node;
 
     return rc;
 }

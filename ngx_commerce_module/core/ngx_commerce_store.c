@@ -18,96 +18,11 @@
  * the checksum does.
  */
 
-#include <stdatomic.h>
-#include <string.h>
-#include "ngx_commerce_store.h"
+#include "ngx_commerce_store_internal.h"
 
 
-#define NGX_COMMERCE_STORE_MAGIC     UINT64_C(0x6e63735f73746f72)
-#define NGX_COMMERCE_STORE_VERSION   1
-
-#define NGX_COMMERCE_STORE_UNIT      64
-#define NGX_COMMERCE_STORE_WAYS      8
-#define NGX_COMMERCE_STORE_STRIPES   64
-#define NGX_COMMERCE_STORE_LEASES    1024
-
-#define NGX_COMMERCE_STORE_POS       ((UINT64_C(1) << 48) - 1)
-#define NGX_COMMERCE_STORE_CLAIMED   (UINT64_C(1) << 63)
-
-#define ngx_commerce_store_words(n)  (((size_t) (n) + 7) / 8)
-
-
-/* the words of an entry's head */
-
-enum {
-    HEAD_CHECKSUM = 0,
-    HEAD_POS,
-    HEAD_KEY,                           /* two */
-    HEAD_STORED = 4,
-    HEAD_EXPIRES,
-    HEAD_EPOCH,
-    HEAD_STATUS,                        /* status << 32 | tags_count */
-    HEAD_LEN01,
-    HEAD_LEN2,
-    HEAD_TAGS,                          /* four, two tags each */
-    HEAD_GENERATIONS = 14               /* eight */
-};
-
-
-typedef _Atomic uint64_t  ngx_commerce_store_word_t;
-
-typedef struct {
-    ngx_commerce_store_word_t  hits, stale, misses, puts, refused, moved,
-                               displaced, torn, invalidations;
-    uint64_t                   pad[7];
-} ngx_commerce_store_stripe_t;
-
-struct ngx_commerce_store_shm_s {
-    uint64_t                     magic;
-    uint64_t                     version;
-    uint64_t                     size;
-    uint64_t                     secret[2];
-    uint64_t                     lanes[4];
-    uint64_t                     units;         /* of the ring */
-    uint64_t                     max;           /* bytes of the largest entry */
-    uint64_t                     sets_mask;
-    uint64_t                     tags_mask;
-    uint64_t                     tags_at;       /* offsets from the beginning */
-    uint64_t                     index_at;
-    uint64_t                     ring_at;
-
-    _Alignas(64)
-    ngx_commerce_store_word_t    tail;
-    _Alignas(64)
-    ngx_commerce_store_word_t    epoch;
-
-    _Alignas(64)
-    ngx_commerce_store_word_t    leases[NGX_COMMERCE_STORE_LEASES];
-    ngx_commerce_store_stripe_t  stripes[NGX_COMMERCE_STORE_STRIPES];
-};
-
-
-typedef struct {
-    uint64_t  s[4];
-} ngx_commerce_store_sum_t;
-
-
-#define ngx_commerce_store_count(store, counter)                              \
-    atomic_fetch_add_explicit(                                                \
-        &(store)->shm->stripes[(store)->stripe                                \
-                               % NGX_COMMERCE_STORE_STRIPES].counter,         \
-        1, memory_order_relaxed)
-
-#define ngx_commerce_store_load(word)                                         \
-    atomic_load_explicit((word), memory_order_relaxed)
-#define ngx_commerce_store_acquire(word)                                      \
-    atomic_load_explicit((word), memory_order_acquire)
-#define ngx_commerce_store_set(word, value)                                   \
-    atomic_store_explicit((word), (value), memory_order_relaxed)
-
-
-static void ngx_commerce_store_siphash(const uint64_t secret[2],
-    const uint8_t *data, size_t len, uint64_t out[2]);
+static void ngx_commerce_store_void(ngx_commerce_store_t *store,
+    ngx_commerce_store_word_t *generation);
 
 
 static inline ngx_commerce_store_word_t *
@@ -151,136 +66,6 @@ ngx_commerce_store_live(ngx_commerce_store_shm_t *shm, uint64_t word,
     pos = word & NGX_COMMERCE_STORE_POS;
 
     return pos != 0 && tail <= pos + shm->units;
-}
-
-
-/*
- * The checksum: four lanes of 64×64→128-bit multiply and fold, which is as
- * fast as the copy that it accompanies.
- */
-
-static inline uint64_t
-ngx_commerce_store_fold(uint64_t a, uint64_t b)
-{
-    unsigned __int128  r;
-
-    r = (unsigned __int128) a * b;
-
-    return (uint64_t) r ^ (uint64_t) (r >> 64);
-}
-
-
-static inline void
-ngx_commerce_store_sum_init(ngx_commerce_store_shm_t *shm,
-    ngx_commerce_store_sum_t *sum)
-{
-    memcpy(sum->s, shm->lanes, sizeof(sum->s));
-}
-
-
-#define ngx_commerce_store_sum_pair(shm, sum, lane, a, b)                     \
-    (sum)->s[lane] = ngx_commerce_store_fold((a) ^ (shm)->lanes[lane],        \
-                                             (b) ^ (sum)->s[lane])
-
-
-/* Copies words out of the shared memory and adds them to the sum. */
-
-static void
-ngx_commerce_store_copy_out(ngx_commerce_store_shm_t *shm,
-    ngx_commerce_store_sum_t *sum, uint8_t *dst,
-    ngx_commerce_store_word_t *src, size_t n)
-{
-    uint64_t  w[8];
-    size_t    i;
-
-    for (; n >= 8; n -= 8, src += 8, dst += 64) {
-        /* as a loop, which -O2 leaves it, this takes twice as long */
-
-#pragma GCC unroll 8
-        for (i = 0; i < 8; i++) {
-            w[i] = ngx_commerce_store_load(&src[i]);
-            memcpy(dst + i * 8, &w[i], 8);
-        }
-
-        ngx_commerce_store_sum_pair(shm, sum, 0, w[0], w[1]);
-        ngx_commerce_store_sum_pair(shm, sum, 1, w[2], w[3]);
-        ngx_commerce_store_sum_pair(shm, sum, 2, w[4], w[5]);
-        ngx_commerce_store_sum_pair(shm, sum, 3, w[6], w[7]);
-    }
-
-    for (i = 0; i < n; i++) {
-        w[0] = ngx_commerce_store_load(&src[i]);
-        ngx_commerce_store_sum_pair(shm, sum, i & 3, w[0], n);
-        memcpy(dst + i * 8, w, 8);
-    }
-}
-
-
-/* The way in, same sum; the last word is filled up with zeros. */
-
-static void
-ngx_commerce_store_copy_in(ngx_commerce_store_shm_t *shm,
-    ngx_commerce_store_sum_t *sum, ngx_commerce_store_word_t *dst,
-    const uint8_t *src, size_t len)
-{
-    uint64_t  w[8];
-    size_t    i, n;
-
-    for (; len >= 64; len -= 64, src += 64, dst += 8) {
-        memcpy(w, src, 64);
-
-        ngx_commerce_store_sum_pair(shm, sum, 0, w[0], w[1]);
-        ngx_commerce_store_sum_pair(shm, sum, 1, w[2], w[3]);
-        ngx_commerce_store_sum_pair(shm, sum, 2, w[4], w[5]);
-        ngx_commerce_store_sum_pair(shm, sum, 3, w[6], w[7]);
-
-#pragma GCC unroll 8
-        for (i = 0; i < 8; i++) {
-            ngx_commerce_store_set(&dst[i], w[i]);
-        }
-    }
-
-    if (len == 0) {
-        return;
-    }
-
-    memset(w, 0, sizeof(w));
-    memcpy(w, src, len);
-
-    n = ngx_commerce_store_words(len);
-
-    if (n == 8) {
-        ngx_commerce_store_sum_pair(shm, sum, 0, w[0], w[1]);
-        ngx_commerce_store_sum_pair(shm, sum, 1, w[2], w[3]);
-        ngx_commerce_store_sum_pair(shm, sum, 2, w[4], w[5]);
-        ngx_commerce_store_sum_pair(shm, sum, 3, w[6], w[7]);
-    }
-
-    for (i = 0; i < n; i++) {
-        if (n < 8) {
-            ngx_commerce_store_sum_pair(shm, sum, i & 3, w[i], n);
-        }
-
-        ngx_commerce_store_set(&dst[i], w[i]);
-    }
-}
-
-
-/* The head goes into the sum last, all but the checksum itself. */
-
-static uint64_t
-ngx_commerce_store_sum_final(ngx_commerce_store_shm_t *shm,
-    ngx_commerce_store_sum_t *sum,
-    const uint64_t head[NGX_COMMERCE_STORE_WORDS])
-{
-    size_t  i;
-
-    for (i = 1; i < NGX_COMMERCE_STORE_WORDS; i++) {
-        ngx_commerce_store_sum_pair(shm, sum, i & 3, head[i], i);
-    }
-
-    return ngx_commerce_store_fold(sum->s[0] ^ shm->secret[0], sum->s[1])
-           ^ ngx_commerce_store_fold(sum->s[2] ^ shm->secret[1], sum->s[3]);
 }
 
 
@@ -373,7 +158,17 @@ ngx_commerce_store_open(ngx_commerce_store_t *store, void *memory, size_t size)
 
 
 void
-ngx_commerce_store_ticket(ngx_commerce_store_t *store, ngx_commerce_str_t key,
+ngx_commerce_store_key(ngx_commerce_store_t *store, ngx_commerce_str_t key,
+    ngx_commerce_store_ticket_t *ticket)
+{
+    ngx_commerce_store_siphash(store->shm->secret, key.data, key.len,
+                               ticket->key);
+    ticket->usable = false;
+}
+
+
+void
+ngx_commerce_store_tags(ngx_commerce_store_t *store,
     const ngx_commerce_str_t *tags, uint32_t tags_count,
     ngx_commerce_store_ticket_t *ticket)
 {
@@ -383,8 +178,6 @@ ngx_commerce_store_ticket(ngx_commerce_store_t *store, ngx_commerce_str_t key,
     ngx_commerce_store_word_t  *generations;
 
     shm = store->shm;
-
-    ngx_commerce_store_siphash(shm->secret, key.data, key.len, ticket->key);
 
     ticket->usable = tags_count <= NGX_COMMERCE_STORE_TAGS;
     ticket->tags_count = ticket->usable ? tags_count : 0;
@@ -399,18 +192,11 @@ ngx_commerce_store_ticket(ngx_commerce_store_t *store, ngx_commerce_str_t key,
                    ngx_commerce_store_acquire(&generations[ticket->tags[i]]);
     }
 
-    for (/* void */; i < NGX_COMMERCE_STORE_TAGS; i++) {
-        ticket->tags[i] = 0;
-        ticket->generations[i] = 0;
-    }
-
     ticket->epoch = ngx_commerce_store_acquire(&shm->epoch);
 }
 
 
-/* Are the head's generations the present ones?  The ticket's were just loaded. */
-
-static bool
+bool
 ngx_commerce_store_current(ngx_commerce_store_shm_t *shm, const uint64_t *head)
 {
     uint32_t                    i, n, tag;
@@ -906,18 +692,29 @@ ngx_commerce_store_invalidate(ngx_commerce_store_t *store,
 
     ngx_commerce_store_siphash(shm->secret, tag.data, tag.len, hash);
 
-    atomic_fetch_add_explicit(ngx_commerce_store_at(shm, shm->tags_at)
-                              + (hash[0] & shm->tags_mask),
-                              1, memory_order_acq_rel);
-
-    ngx_commerce_store_count(store, invalidations);
+    ngx_commerce_store_void(store, ngx_commerce_store_at(shm, shm->tags_at)
+                                   + (hash[0] & shm->tags_mask));
 }
 
 
 void
 ngx_commerce_store_invalidate_all(ngx_commerce_store_t *store)
 {
-    atomic_fetch_add_explicit(&store->shm->epoch, 1, memory_order_acq_rel);
+    ngx_commerce_store_void(store, &store->shm->epoch);
+}
+
+
+static void
+ngx_commerce_store_void(ngx_commerce_store_t *store,
+    ngx_commerce_store_word_t *generation)
+{
+    ngx_commerce_store_shm_t  *shm;
+
+    shm = store->shm;
+
+    atomic_fetch_add_explicit(&shm->started, 1, memory_order_acq_rel);
+    atomic_fetch_add_explicit(generation, 1, memory_order_acq_rel);
+    atomic_fetch_add_explicit(&shm->finished, 1, memory_order_acq_rel);
 
     ngx_commerce_store_count(store, invalidations);
 }
@@ -945,72 +742,4 @@ ngx_commerce_store_stats(ngx_commerce_store_t *store,
         stats->torn += ngx_commerce_store_load(&s->torn);
         stats->invalidations += ngx_commerce_store_load(&s->invalidations);
     }
-}
-
-
-/*
- * SipHash-1-3 with 128 bits out (Aumasson, Bernstein): keyed, so that requests
- * cannot be made to share a key, and short enough for each request.
- */
-
-#define ngx_commerce_store_rotl(x, b)  ((x) << (b) | (x) >> (64 - (b)))
-
-static inline void
-ngx_commerce_store_sipround(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = ngx_commerce_store_rotl(v[1], 13) ^ v[0];
-    v[3] = ngx_commerce_store_rotl(v[3], 16) ^ v[2];
-    v[0] = ngx_commerce_store_rotl(v[0], 32);
-    v[2] += v[1];
-    v[0] += v[3];
-    v[1] = ngx_commerce_store_rotl(v[1], 17) ^ v[2];
-    v[3] = ngx_commerce_store_rotl(v[3], 21) ^ v[0];
-    v[2] = ngx_commerce_store_rotl(v[2], 32);
-}
-
-
-static void
-ngx_commerce_store_siphash(const uint64_t secret[2], const uint8_t *data,
-    size_t len, uint64_t out[2])
-{
-    uint64_t  v[4], m;
-    unsigned  i;
-
-    v[0] = secret[0] ^ UINT64_C(0x736f6d6570736575);
-    v[1] = secret[1] ^ UINT64_C(0x646f72616e646f6d) ^ 0xee;
-    v[2] = secret[0] ^ UINT64_C(0x6c7967656e657261);
-    v[3] = secret[1] ^ UINT64_C(0x7465646279746573);
-
-    m = (uint64_t) len << 56;
-
-    for (; len >= 8; len -= 8, data += 8) {
-        uint64_t  w;
-
-        memcpy(&w, data, 8);
-        v[3] ^= w;
-        ngx_commerce_store_sipround(v);
-        v[0] ^= w;
-    }
-
-    for (i = 0; i < len; i++) {
-        m |= (uint64_t) data[i] << (i * 8);
-    }
-
-    v[3] ^= m;
-    ngx_commerce_store_sipround(v);
-    v[0] ^= m;
-
-    v[2] ^= 0xee;
-    for (i = 0; i < 3; i++) {
-        ngx_commerce_store_sipround(v);
-    }
-    out[0] = v[0] ^ v[1] ^ v[2] ^ v[3];
-
-    v[1] ^= 0xdd;
-    for (i = 0; i < 3; i++) {
-        ngx_commerce_store_sipround(v);
-    }
-    out[1] = v[0] ^ v[1] ^ v[2] ^ v[3];
 }

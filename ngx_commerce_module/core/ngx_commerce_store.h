@@ -48,7 +48,7 @@ typedef struct {
     uint32_t  tags_count;
     uint32_t  tags[NGX_COMMERCE_STORE_TAGS];
     uint64_t  generations[NGX_COMMERCE_STORE_TAGS];
-    bool      usable;                   /* false: too many tags, put() does nothing */
+    bool      usable;                   /* false: no tags yet, or too many: put() does nothing */
 } ngx_commerce_store_ticket_t;
 
 
@@ -91,9 +91,16 @@ ngx_commerce_rc_t ngx_commerce_store_create(ngx_commerce_store_t *store,
 ngx_commerce_rc_t ngx_commerce_store_open(ngx_commerce_store_t *store,
     void *memory, size_t size);
 
-void ngx_commerce_store_ticket(ngx_commerce_store_t *store,
-    ngx_commerce_str_t key, const ngx_commerce_str_t *tags,
-    uint32_t tags_count, ngx_commerce_store_ticket_t *ticket);
+/*
+ * A ticket begins with its key, which is all that find() needs; put() needs its tags too, as they were
+ * before the content was asked for.
+ */
+
+void ngx_commerce_store_key(ngx_commerce_store_t *store,
+    ngx_commerce_str_t key, ngx_commerce_store_ticket_t *ticket);
+void ngx_commerce_store_tags(ngx_commerce_store_t *store,
+    const ngx_commerce_str_t *tags, uint32_t tags_count,
+    ngx_commerce_store_ticket_t *ticket);
 
 /*
  * find() looks the ticket's entry up; "now" is monotonic milliseconds, the same
@@ -125,6 +132,12 @@ void ngx_commerce_store_invalidate_all(ngx_commerce_store_t *store);
 
 void ngx_commerce_store_stats(ngx_commerce_store_t *store,
     ngx_commerce_store_stats_t *stats);
+
+
+/* SipHash-1-3 with 128 bits out: what finds keys and tags. */
+
+void ngx_commerce_store_siphash(const uint64_t secret[2], const uint8_t *data,
+    size_t len, uint64_t out[2]);
 
 
 #endif /* NGX_COMMERCE_STORE_H */

@@ -45,7 +45,7 @@ static const ngx_commerce_str_t  ngx_commerce_token_algs[] = {
 };
 
 /* a token of ours has 12 claims; the room is for other issuers' */
-static const ngx_commerce_json_limits_t  ngx_commerce_token_limits = { 6, 128 };
+static const ngx_commerce_json_limits_t  ngx_commerce_token_limits = { 6, 128, false };
 
 
 bool
@@ -145,6 +145,27 @@ ngx_commerce_token_claims(const ngx_commerce_alloc_t *alloc,
     }
 
     return ngx_commerce_token_roles(alloc, object, claims, why);
+}
+
+
+ngx_commerce_rc_t
+ngx_commerce_token_payload(const ngx_commerce_alloc_t *alloc,
+    ngx_commerce_str_t text, ngx_commerce_json_t **claims)
+{
+    const char          *why;
+    ngx_commerce_rc_t    rc;
+    ngx_commerce_str_t   part[3], payload;
+
+    if (ngx_commerce_token_split(text, part) != NULL) {
+        return NGX_COMMERCE_INVALID;
+    }
+
+    rc = ngx_commerce_token_decode(alloc, part[1], &payload, &why);
+    if (rc != NGX_COMMERCE_OK) {
+        return rc;
+    }
+
+    return ngx_commerce_token_object(alloc, payload, claims, &why);
 }
 
 
@@ -401,6 +422,7 @@ ngx_commerce_token_times(const ngx_commerce_json_t *object,
         return "not valid yet";
     }
 
+    claims->issued = iat->number;
     claims->expires = exp->number;
 
     return NULL;

@@ -8,7 +8,7 @@
 #define NGX_COMMERCE_TOKEN_H
 
 
-#include "ngx_commerce_core.h"
+#include "ngx_commerce_json.h"
 
 
 #define NGX_COMMERCE_TOKEN_MAX    8192      /* bytes of the whole token */
@@ -47,6 +47,7 @@ typedef struct {
     ngx_commerce_str_t  tenant_id;          /* decimal; empty: a token of no tenant */
     ngx_commerce_str_t  session;            /* uuid, or empty */
     ngx_commerce_str_t  roles;              /* members of "roles" and "scope", space-separated */
+    int64_t             issued;
     int64_t             expires;
 } ngx_commerce_token_claims_t;
 
@@ -75,6 +76,11 @@ ngx_commerce_rc_t ngx_commerce_token_claims(const ngx_commerce_alloc_t *alloc,
     const ngx_commerce_token_t *token,
     const ngx_commerce_token_policy_t *policy,
     ngx_commerce_token_claims_t *claims, const char **why);
+
+/* All claims of a token that was found good before, as JSON. */
+
+ngx_commerce_rc_t ngx_commerce_token_payload(const ngx_commerce_alloc_t *alloc,
+    ngx_commerce_str_t text, ngx_commerce_json_t **claims);
 
 /* A role or permission: 1 to 64 of [a-z0-9._-]. */
 
