@@ -21,8 +21,24 @@ typedef enum {
     NGX_COMMERCE_PG_READ = 0,
     NGX_COMMERCE_PG_WRITE,
     NGX_COMMERCE_PG_SLOW,
+    NGX_COMMERCE_PG_EVENTS,             /* relay and consumers: ngx_commerce_pg_lane_use() */
     NGX_COMMERCE_PG_LANES
 } ngx_commerce_pg_lane_t;
+
+
+/*
+ * How much depends on an operation.  A lane serves the first ones first, and refuses the last ones first when it, or
+ * the lane for writes, falls behind: pg/README.md.
+ */
+
+typedef enum {
+    NGX_COMMERCE_PG_VITAL = 0,          /* health, the edge's own work: never refused for load */
+    NGX_COMMERCE_PG_CHECKOUT,
+    NGX_COMMERCE_PG_CART,
+    NGX_COMMERCE_PG_BROWSE,
+    NGX_COMMERCE_PG_EXPORT,
+    NGX_COMMERCE_PG_RANKS
+} ngx_commerce_pg_rank_t;
 
 
 /* A statement, registered while the configuration is read, prepared on every connection. */
@@ -61,6 +77,7 @@ typedef struct {
 struct ngx_commerce_pg_op_s {
     /* filled by the caller */
     ngx_commerce_pg_lane_t       lane;
+    ngx_commerce_pg_rank_t       rank;
     ngx_msec_t                   timeout;   /* 0: the lane's */
     ngx_commerce_pg_query_t      before;    /* same transaction, its rows are dropped, its failure is the op's */
     ngx_commerce_pg_query_t      query;
@@ -87,6 +104,10 @@ ngx_commerce_pg_stmt_t *ngx_commerce_pg_statement(ngx_conf_t *cf,
     ngx_str_t *text, ngx_uint_t params);
 
 
+/* The lane "events" has connections only when somebody says so, while the configuration is read. */
+void ngx_commerce_pg_lane_use(ngx_conf_t *cf, ngx_commerce_pg_lane_t lane);
+
+
 /* run time */
 
 ngx_commerce_pg_op_t *ngx_commerce_pg_alloc(void);      /* NULL: no memory */
@@ -105,6 +126,9 @@ void ngx_commerce_pg_detach(ngx_commerce_pg_op_t *op);
 
 ngx_uint_t ngx_commerce_pg_retry_after(ngx_commerce_pg_lane_t lane);
 
+/* "closed", "open", "half-open": of all workers together. */
+const char *ngx_commerce_pg_breaker(ngx_commerce_pg_lane_t lane);
+
 typedef struct {
     ngx_uint_t  configured;
     ngx_uint_t  ready;              /* connections of this worker that serve */
@@ -115,6 +139,10 @@ typedef struct {
 
 void ngx_commerce_pg_lane_status(ngx_commerce_pg_lane_t lane,
     ngx_commerce_pg_lane_status_t *status);
+
+/* Called after each command of this worker that was committed, on the lanes write and slow: there may be events to be relayed. One handler. */
+typedef void (*ngx_commerce_pg_commit_pt)(void);
+void ngx_commerce_pg_on_commit(ngx_commerce_pg_commit_pt handler);  /* from init_process of another module */
 
 /* A NOTIFY arrived, or (channel.len == 0) the connection is new and everything may have changed. One worker listens: see pg/README.md. */
 typedef void (*ngx_commerce_pg_notify_pt)(ngx_str_t *channel,

@@ -31,8 +31,6 @@ static char *ngx_commerce_pg_conf_resolve(ngx_conf_t *cf,
     ngx_commerce_pg_lane_conf_t *lane, ngx_url_t *u);
 static char *ngx_commerce_pg_conf_parameter(ngx_conf_t *cf,
     ngx_commerce_pg_lane_conf_t *lane, ngx_str_t *value);
-static char *ngx_commerce_pg_conf_secret(ngx_conf_t *cf, ngx_str_t *name,
-    ngx_str_t *secret);
 static void ngx_commerce_pg_conf_inherit(ngx_commerce_pg_lane_conf_t *lane,
     ngx_commerce_pg_lane_conf_t *from);
 static char *ngx_commerce_pg_conf_check(ngx_conf_t *cf,
@@ -54,6 +52,7 @@ static ngx_commerce_pg_parameter_t  ngx_commerce_pg_parameters[] = {
     ngx_commerce_pg_parameter("connections", NUMBER, connections, 1, 64),
     ngx_commerce_pg_parameter("depth", NUMBER, depth, 1, 1024),
     ngx_commerce_pg_parameter("queue", NUMBER, queue, 0, 65536),
+    ngx_commerce_pg_parameter("wait", MSEC, wait, 1, 600000),
     ngx_commerce_pg_parameter("timeout", MSEC, timeout, 50, 600000),
     ngx_commerce_pg_parameter("connect_timeout", MSEC, connect_timeout, 50,
                               60000),
@@ -90,6 +89,7 @@ ngx_commerce_pg_conf_init(ngx_commerce_pg_main_conf_t *pmcf)
     ngx_str_set(&lane->lane, "read");
     lane->depth = 32;
     lane->queue = 512;
+    lane->wait = 500;
     lane->timeout = 3000;
     lane->statement_timeout = 2000;
 
@@ -100,6 +100,7 @@ ngx_commerce_pg_conf_init(ngx_commerce_pg_main_conf_t *pmcf)
     lane->connections = 8;
     lane->depth = 1;
     lane->queue = 256;
+    lane->wait = 120;
     lane->timeout = 5000;
     lane->statement_timeout = 3000;
     lane->lock_timeout = 2000;
@@ -108,8 +109,30 @@ ngx_commerce_pg_conf_init(ngx_commerce_pg_main_conf_t *pmcf)
     ngx_str_set(&lane->lane, "slow");
     lane->depth = 2;
     lane->queue = 64;
+    lane->wait = 5000;
     lane->timeout = 15000;
     lane->statement_timeout = 10000;
+
+    lane = &pmcf->lanes[NGX_COMMERCE_PG_EVENTS];
+    ngx_str_set(&lane->lane, "events");
+    lane->connections = 3;
+    lane->depth = 1;
+    lane->queue = 1024;
+    lane->wait = 30000;
+    lane->timeout = 20000;
+    lane->statement_timeout = 15000;
+}
+
+
+void
+ngx_commerce_pg_lane_use(ngx_conf_t *cf, ngx_commerce_pg_lane_t lane)
+{
+    ngx_commerce_pg_main_conf_t  *pmcf;
+
+    if (lane == NGX_COMMERCE_PG_EVENTS) {
+        pmcf = ngx_http_conf_get_module_main_conf(cf, ngx_commerce_pg_module);
+        pmcf->events = 1;
+    }
 }
 
 
@@ -138,7 +161,7 @@ ngx_commerce_pg_conf_directive(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (lane == NULL) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "unknown lane \"%V\" in \"commerce_postgres\", it "
-                           "is one of read, write, slow", &value[1]);
+                           "is one of read, write, slow, events", &value[1]);
         return NGX_CONF_ERROR;
     }
 
@@ -310,6 +333,10 @@ ngx_commerce_pg_conf_parameter(ngx_conf_t *cf,
     text.data = eq + 1;
     text.len = value->data + value->len - text.data;
 
+    if (name.len == 8 && ngx_strncmp(name.data, "password", 8) == 0) {
+        return ngx_commerce_password_inline(cf, "commerce_postgres");
+    }
+
     for (p = ngx_commerce_pg_parameters; p->name.len; p++) {
         if (p->name.len == name.len
             && ngx_strncmp(p->name.data, name.data, name.len) == 0)
@@ -322,7 +349,7 @@ ngx_commerce_pg_conf_parameter(ngx_conf_t *cf,
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"commerce_postgres %V\" knows no \"%V\"; it takes "
                            "dbname, user, password_file, connections, depth, "
-                           "queue, timeout, connect_timeout, grace, "
+                           "queue, wait, timeout, connect_timeout, grace, "
                            "statement_timeout, lock_timeout, sslmode, "
                            "sslrootcert, sslcert, sslkey", &lane->lane, &name);
         return NGX_CONF_ERROR;
@@ -342,7 +369,7 @@ ngx_commerce_pg_conf_parameter(ngx_conf_t *cf,
                ? NGX_CONF_OK : NGX_CONF_ERROR;
 
     case NGX_COMMERCE_PG_SECRET:
-        return ngx_commerce_pg_conf_secret(cf, &text, s);
+        return ngx_commerce_password_file(cf, "commerce_postgres", &text, s);
 
     case NGX_COMMERCE_PG_NUMBER:
         n = ngx_atoi(text.data, text.len);
@@ -368,64 +395,19 @@ ngx_commerce_pg_conf_parameter(ngx_conf_t *cf,
 }
 
 
-static char *
-ngx_commerce_pg_conf_secret(ngx_conf_t *cf, ngx_str_t *name, ngx_str_t *secret)
-{
-    u_char      text[1024];
-    ssize_t     n;
-    ngx_fd_t    fd;
-
-    if (ngx_conf_full_name(cf->cycle, name, 1) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
-
-    fd = ngx_open_file(name->data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
-
-    if (fd == NGX_INVALID_FILE) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
-                           "password_file \"%V\" cannot be opened", name);
-        return NGX_CONF_ERROR;
-    }
-
-    n = ngx_read_fd(fd, text, sizeof(text));
-    (void) ngx_close_file(fd);
-
-    while (n > 0 && (text[n - 1] == LF || text[n - 1] == CR)) {
-        n--;
-    }
-
-    if (n <= 0 || n == sizeof(text) || memchr(text, LF, n)) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "password_file \"%V\" must hold one line, the "
-                           "password", name);
-        return NGX_CONF_ERROR;
-    }
-
-    secret->len = n;
-    secret->data = ngx_pnalloc(cf->pool, n);
-
-    if (secret->data == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    ngx_memcpy(secret->data, text, n);
-    ngx_explicit_memzero(text, sizeof(text));
-
-    return NGX_CONF_OK;
-}
-
-
 char *
 ngx_commerce_pg_conf_finish(ngx_conf_t *cf, ngx_commerce_pg_main_conf_t *pmcf)
 {
     char                         *rv;
+    ngx_str_t                     name;
     ngx_uint_t                    i;
     ngx_commerce_pg_lane_conf_t  *lane, *write;
 
     /* what is wrong with "write" should not be reported of a lane that inherits it */
 
     static const ngx_commerce_pg_lane_t  order[] = {
-        NGX_COMMERCE_PG_WRITE, NGX_COMMERCE_PG_READ, NGX_COMMERCE_PG_SLOW
+        NGX_COMMERCE_PG_WRITE, NGX_COMMERCE_PG_READ, NGX_COMMERCE_PG_SLOW,
+        NGX_COMMERCE_PG_EVENTS
     };
 
     if (!pmcf->configured) {
@@ -457,7 +439,16 @@ ngx_commerce_pg_conf_finish(ngx_conf_t *cf, ngx_commerce_pg_main_conf_t *pmcf)
         }
     }
 
-    return NGX_CONF_OK;
+    if (!pmcf->events) {
+        pmcf->lanes[NGX_COMMERCE_PG_EVENTS].connections = 0;
+    }
+
+    ngx_str_set(&name, "commerce_postgres");
+
+    pmcf->breakers = ngx_commerce_breaker_zone(cf, &name,
+                                               &ngx_commerce_pg_module);
+
+    return pmcf->breakers ? NGX_CONF_OK : NGX_CONF_ERROR;
 }
 
 

@@ -45,6 +45,8 @@ ngx_commerce_pg_conn_init(ngx_commerce_pg_conn_t *conn,
     link->input = ngx_commerce_pg_conn_input;
     link->down = ngx_commerce_pg_conn_down;
     link->closing = ngx_commerce_pg_lane_closing;
+    link->failed = ngx_commerce_pg_lane_failed;
+    link->breaker = &lane->breaker;
     link->data = conn;
 }
 

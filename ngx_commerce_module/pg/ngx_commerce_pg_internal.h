@@ -7,6 +7,7 @@
  *   link    one PGconn on the event loop: connect, back off, flush, close
  *   conn    a link in pipeline mode: statements sent, results in order
  *   lane    operations waiting for a connection, deadlines, breaker
+ *   load    who is refused when a lane falls behind
  *   listen  a link outside pipeline mode that hears NOTIFY
  */
 
@@ -16,7 +17,9 @@
 
 #include <ngx_http.h>
 #include "ngx_commerce_pg.h"
+#include "ngx_commerce_password.h"
 #include "ngx_commerce_watch.h"
+#include "ngx_commerce_breaker.h"
 
 
 #define NGX_COMMERCE_PG_KEYWORDS      24
@@ -33,6 +36,7 @@ typedef struct {
     ngx_uint_t    connections;
     ngx_uint_t    depth;                /* operations in flight per connection */
     ngx_uint_t    queue;                /* operations waiting beyond that */
+    ngx_msec_t    wait;                 /* submit → result, expected */
     ngx_msec_t    timeout;              /* submit → result */
     ngx_msec_t    connect_timeout;
     ngx_msec_t    grace;                /* how long to wait for a lane that is down */
@@ -58,7 +62,9 @@ typedef struct {
 typedef struct {
     ngx_commerce_pg_lane_conf_t  lanes[NGX_COMMERCE_PG_LANES];
     ngx_array_t                  statements;    /* ngx_commerce_pg_stmt_t * */
+    ngx_shm_zone_t              *breakers;      /* one per lane */
     ngx_uint_t                   configured;
+    ngx_uint_t                   events;        /* the lane of this name is used */
 } ngx_commerce_pg_main_conf_t;
 
 void ngx_commerce_pg_conf_init(ngx_commerce_pg_main_conf_t *pmcf);
@@ -94,6 +100,8 @@ struct ngx_commerce_pg_link_s {
     ngx_commerce_pg_link_pt        input;       /* bytes came */
     ngx_commerce_pg_link_pt        down;        /* was up; pg is gone already */
     ngx_commerce_pg_link_pt        closing;     /* the worker leaves, see ngx_commerce_watch_t */
+    ngx_commerce_pg_link_pt        failed;      /* an attempt, or what was up; or NULL */
+    ngx_commerce_breaker_t        *breaker;     /* who may connect; or NULL: always */
     void                          *data;
 };
 
@@ -224,8 +232,14 @@ struct ngx_commerce_pg_lane_state_s {
     ngx_commerce_pg_conn_t       *conns;
     ngx_uint_t                    ready;
     ngx_uint_t                    in_flight;
-    ngx_queue_t                   waiting;
-    ngx_uint_t                    queued;
+    ngx_queue_t                   waiting[NGX_COMMERCE_PG_RANKS];
+    ngx_uint_t                    ranked[NGX_COMMERCE_PG_RANKS];
+    ngx_uint_t                    queued;       /* their sum */
+    ngx_uint_t                    pace;         /* µs from one result to the next while some wait */
+    ngx_uint_t                    paces;        /* … and of how many, up to its memory */
+    ngx_msec_t                    settled;      /* the last result */
+    unsigned                      busy:1;       /* some waited then */
+    ngx_commerce_breaker_t        breaker;
     ngx_msec_t                    down_since;   /* while ready == 0 */
     ngx_event_t                   timer;        /* the earliest deadline waiting */
 };
@@ -244,6 +258,7 @@ ngx_int_t ngx_commerce_pg_pool_init(ngx_cycle_t *cycle,
 void ngx_commerce_pg_pool_close(void);
 void ngx_commerce_pg_lane_ready(ngx_commerce_pg_conn_t *conn);
 void ngx_commerce_pg_lane_lost(ngx_commerce_pg_conn_t *conn);
+void ngx_commerce_pg_lane_failed(ngx_commerce_pg_link_t *link);
 /* The server has answered; retries what deserves it, else tells the caller. */
 void ngx_commerce_pg_lane_settle(ngx_commerce_pg_conn_t *conn,
     ngx_commerce_pg_task_t *task);
@@ -254,6 +269,23 @@ void ngx_commerce_pg_lane_drop(ngx_commerce_pg_lane_state_t *lane,
 void ngx_commerce_pg_pool_stale(ngx_commerce_pg_stmt_t *stmt);
 void ngx_commerce_pg_lane_wake(void);
 void ngx_commerce_pg_lane_closing(ngx_commerce_pg_link_t *link);
+
+
+/* module */
+
+/* A command of this lane was committed. */
+void ngx_commerce_pg_committed(ngx_commerce_pg_lane_t lane);
+
+
+/* load */
+
+/* Operations that wait beyond what the connections take now. */
+ngx_uint_t ngx_commerce_pg_lane_backlog(ngx_commerce_pg_lane_state_t *lane);
+/* Is an operation of this rank to be refused? */
+ngx_uint_t ngx_commerce_pg_lane_sheds(ngx_commerce_pg_lane_state_t *lane,
+    ngx_uint_t rank);
+/* A result came. */
+void ngx_commerce_pg_lane_measure(ngx_commerce_pg_lane_state_t *lane);
 
 
 /* listen */

@@ -18,6 +18,8 @@ static void ngx_commerce_pg_lane_arm_down(
     ngx_commerce_pg_lane_state_t *lane);
 static ngx_uint_t ngx_commerce_pg_lane_down(
     ngx_commerce_pg_lane_state_t *lane);
+static ngx_commerce_pg_task_t *ngx_commerce_pg_lane_first(
+    ngx_commerce_pg_lane_state_t *lane);
 static void ngx_commerce_pg_lane_turn(ngx_event_t *ev);
 static void ngx_commerce_pg_lane_dispatch(ngx_commerce_pg_lane_state_t *lane);
 static ngx_commerce_pg_conn_t *ngx_commerce_pg_lane_pick(
@@ -36,9 +38,12 @@ ngx_int_t
 ngx_commerce_pg_pool_init(ngx_cycle_t *cycle,
     ngx_commerce_pg_main_conf_t *pmcf)
 {
-    ngx_uint_t                     i, n;
-    ngx_commerce_pg_conn_t        *conn;
-    ngx_commerce_pg_lane_state_t  *lane;
+    ngx_uint_t                      i, n;
+    ngx_commerce_pg_conn_t         *conn;
+    ngx_commerce_pg_lane_state_t   *lane;
+    ngx_commerce_breaker_shared_t  *breakers;
+
+    breakers = pmcf->breakers->data;
 
     ngx_commerce_pg_pool.conf = pmcf;
     ngx_commerce_pg_pool.log = cycle->log;
@@ -50,7 +55,14 @@ ngx_commerce_pg_pool_init(ngx_cycle_t *cycle,
 
         lane->conf = &pmcf->lanes[i];
         lane->down_since = ngx_current_msec;
-        ngx_queue_init(&lane->waiting);
+
+        for (n = 0; n < NGX_COMMERCE_PG_RANKS; n++) {
+            ngx_queue_init(&lane->waiting[n]);
+        }
+
+        lane->breaker.shared = &breakers[i];
+        lane->breaker.backend = "PostgreSQL lane";
+        lane->breaker.name = lane->conf->lane;
 
         lane->timer.handler = ngx_commerce_pg_lane_expire;
         lane->timer.data = lane;
@@ -95,9 +107,7 @@ ngx_commerce_pg_pool_close(void)
     for (i = 0; i < NGX_COMMERCE_PG_LANES; i++) {
         lane = &ngx_commerce_pg_pool.lanes[i];
 
-        while (!ngx_queue_empty(&lane->waiting)) {
-            q = ngx_queue_head(&lane->waiting);
-            task = ngx_commerce_pg_task(q);
+        while ((task = ngx_commerce_pg_lane_first(lane)) != NULL) {
 
             ngx_commerce_pg_lane_dequeue(task);
 
@@ -126,7 +136,6 @@ ngx_commerce_pg_pool_close(void)
 ngx_int_t
 ngx_commerce_pg_submit(ngx_commerce_pg_op_t *op)
 {
-    ngx_uint_t                     room;
     ngx_commerce_pg_task_t        *task;
     ngx_commerce_pg_lane_state_t  *lane;
 
@@ -143,12 +152,7 @@ ngx_commerce_pg_submit(ngx_commerce_pg_op_t *op)
         return NGX_DECLINED;
     }
 
-    /* those that the coming flush takes away do not count */
-
-    room = lane->ready * lane->conf->depth;
-    room = (room > lane->in_flight) ? room - lane->in_flight : 0;
-
-    if (lane->queued >= lane->conf->queue + room) {
+    if (ngx_commerce_pg_lane_sheds(lane, op->rank)) {
         ngx_commerce_pg_free(op);
         return NGX_BUSY;
     }
@@ -188,6 +192,28 @@ ngx_commerce_pg_detach(ngx_commerce_pg_op_t *op)
 }
 
 
+static ngx_commerce_pg_task_t *
+ngx_commerce_pg_lane_first(ngx_commerce_pg_lane_state_t *lane)
+{
+    ngx_uint_t  i;
+
+    if (lane->queued == 0) {
+        return NULL;
+    }
+
+    for (i = 0; ngx_queue_empty(&lane->waiting[i]); i++) { /* void */ }
+
+    return ngx_commerce_pg_task(ngx_queue_head(&lane->waiting[i]));
+}
+
+
+const char *
+ngx_commerce_pg_breaker(ngx_commerce_pg_lane_t which)
+{
+    return ngx_commerce_breaker_text(&ngx_commerce_pg_pool.lanes[which].breaker);
+}
+
+
 ngx_uint_t
 ngx_commerce_pg_retry_after(ngx_commerce_pg_lane_t which)
 {
@@ -203,7 +229,7 @@ ngx_commerce_pg_retry_after(ngx_commerce_pg_lane_t which)
     lane = &ngx_commerce_pg_pool.lanes[which];
 
     if (lane->ready) {
-        return 1;
+        return 1 + ngx_commerce_pg_lane_backlog(lane) * lane->pace / 1000000;
     }
 
     pause = 5000;
@@ -249,13 +275,14 @@ ngx_commerce_pg_lane_enqueue(ngx_commerce_pg_lane_state_t *lane,
     ngx_commerce_pg_task_t *task, ngx_uint_t first)
 {
     if (first) {
-        ngx_queue_insert_head(&lane->waiting, &task->link);
+        ngx_queue_insert_head(&lane->waiting[task->op.rank], &task->link);
 
     } else {
-        ngx_queue_insert_tail(&lane->waiting, &task->link);
+        ngx_queue_insert_tail(&lane->waiting[task->op.rank], &task->link);
     }
 
     task->waiting = 1;
+    lane->ranked[task->op.rank]++;
     lane->queued++;
 
     /* a worker that leaves waits for what is queued, not for idle timers */
@@ -275,6 +302,7 @@ ngx_commerce_pg_lane_dequeue(ngx_commerce_pg_task_t *task)
     ngx_queue_remove(&task->link);
 
     task->waiting = 0;
+    task->lane->ranked[task->op.rank]--;
     task->lane->queued--;
     task->lane->timer.cancelable = (task->lane->queued == 0);
 }
@@ -316,6 +344,13 @@ ngx_commerce_pg_lane_down(ngx_commerce_pg_lane_state_t *lane)
 {
     ngx_uint_t               i;
     ngx_commerce_pg_link_t  *link;
+
+    if (lane->ready == 0
+        && ngx_commerce_breaker_state(&lane->breaker)
+           != NGX_COMMERCE_BREAKER_CLOSED)
+    {
+        return 1;
+    }
 
     if (lane->ready
         || ngx_current_msec - lane->down_since < lane->conf->grace)
@@ -367,6 +402,8 @@ ngx_commerce_pg_lane_ready(ngx_commerce_pg_conn_t *conn)
 
     lane = conn->lane;
 
+    ngx_commerce_breaker_success(&lane->breaker);
+
     if (lane->ready++ == 0) {
         for (i = 0; i < lane->conf->connections; i++) {
             ngx_commerce_pg_link_hurry(&lane->conns[i].link);
@@ -387,6 +424,25 @@ ngx_commerce_pg_lane_lost(ngx_commerce_pg_conn_t *conn)
     if (--lane->ready == 0) {
         lane->down_since = ngx_current_msec;
         ngx_commerce_pg_lane_arm_down(lane);
+    }
+}
+
+
+/* After "grace" without a connection, and unless other workers have one, nobody is to wait any more. */
+
+void
+ngx_commerce_pg_lane_failed(ngx_commerce_pg_link_t *link)
+{
+    ngx_commerce_pg_lane_state_t  *lane;
+
+    lane = ((ngx_commerce_pg_conn_t *) link->data)->lane;
+
+    if (lane->ready == 0
+        && (ngx_current_msec - lane->down_since >= lane->conf->grace
+            || ngx_commerce_breaker_state(&lane->breaker)
+               != NGX_COMMERCE_BREAKER_CLOSED))
+    {
+        ngx_commerce_breaker_failure(&lane->breaker, lane->down_since);
     }
 }
 
@@ -418,19 +474,15 @@ static void
 ngx_commerce_pg_lane_dispatch(ngx_commerce_pg_lane_state_t *lane)
 {
     ngx_uint_t               i;
-    ngx_queue_t             *q;
     ngx_commerce_pg_conn_t  *conn;
     ngx_commerce_pg_task_t  *task;
 
-    while (!ngx_queue_empty(&lane->waiting)) {
+    while ((task = ngx_commerce_pg_lane_first(lane)) != NULL) {
 
         conn = ngx_commerce_pg_lane_pick(lane);
         if (conn == NULL) {
             break;
         }
-
-        q = ngx_queue_head(&lane->waiting);
-        task = ngx_commerce_pg_task(q);
 
         ngx_commerce_pg_lane_dequeue(task);
 
@@ -476,8 +528,8 @@ ngx_commerce_pg_lane_pick(ngx_commerce_pg_lane_state_t *lane)
 static void
 ngx_commerce_pg_lane_expire(ngx_event_t *ev)
 {
-    ngx_uint_t                     down;
-    ngx_queue_t                    late, *q, *next;
+    ngx_uint_t                     i, down;
+    ngx_queue_t                    late, *q, *next, *waiting;
     ngx_commerce_pg_task_t        *task;
     ngx_commerce_pg_lane_state_t  *lane;
 
@@ -488,20 +540,26 @@ ngx_commerce_pg_lane_expire(ngx_event_t *ev)
 
     ngx_queue_init(&late);
 
-    for (q = ngx_queue_head(&lane->waiting);
-         q != ngx_queue_sentinel(&lane->waiting);
-         q = next)
-    {
-        next = ngx_queue_next(q);
-        task = ngx_commerce_pg_task(q);
+    for (i = 0; i < NGX_COMMERCE_PG_RANKS; i++) {
+        waiting = &lane->waiting[i];
 
-        if (down || (ngx_msec_int_t) (task->deadline - ngx_current_msec) <= 0) {
-            ngx_commerce_pg_lane_dequeue(task);
-            ngx_queue_insert_tail(&late, q);
-            continue;
+        for (q = ngx_queue_head(waiting);
+             q != ngx_queue_sentinel(waiting);
+             q = next)
+        {
+            next = ngx_queue_next(q);
+            task = ngx_commerce_pg_task(q);
+
+            if (down
+                || (ngx_msec_int_t) (task->deadline - ngx_current_msec) <= 0)
+            {
+                ngx_commerce_pg_lane_dequeue(task);
+                ngx_queue_insert_tail(&late, q);
+                continue;
+            }
+
+            ngx_commerce_pg_lane_arm(lane, task->deadline);
         }
-
-        ngx_commerce_pg_lane_arm(lane, task->deadline);
     }
 
     if (lane->queued && lane->ready == 0) {
@@ -523,11 +581,15 @@ void
 ngx_commerce_pg_lane_settle(ngx_commerce_pg_conn_t *conn,
     ngx_commerce_pg_task_t *task)
 {
+    ngx_commerce_breaker_success(&task->lane->breaker);
+    ngx_commerce_pg_lane_measure(task->lane);
+
     if (task->lane->queued) {
         ngx_commerce_pg_lane_wake();
     }
 
     if (!task->failed && !task->aborted) {
+        ngx_commerce_pg_committed(task->op.lane);
         ngx_commerce_pg_task_done(task, NGX_COMMERCE_PG_OK);
         return;
     }

@@ -7,6 +7,7 @@
 
 #define NGX_COMMERCE_PG_BACKOFF_MIN   50
 #define NGX_COMMERCE_PG_BACKOFF_MAX   5000
+#define NGX_COMMERCE_PG_WHY           1024      /* bytes of an error that are told */
 
 
 static void ngx_commerce_pg_link_connect(ngx_commerce_pg_link_t *link);
@@ -18,6 +19,8 @@ static void ngx_commerce_pg_link_readable(ngx_commerce_watch_t *w);
 static void ngx_commerce_pg_link_writable(ngx_commerce_watch_t *w);
 static void ngx_commerce_pg_link_closing(ngx_commerce_watch_t *w);
 static void ngx_commerce_pg_link_timer(ngx_event_t *ev);
+static u_char *ngx_commerce_pg_link_why(u_char *buf, u_char *last,
+    const char *why);
 static ngx_msec_t ngx_commerce_pg_link_pause(ngx_commerce_pg_link_t *link);
 static void ngx_commerce_pg_link_release(ngx_commerce_pg_link_t *link);
 static void ngx_commerce_pg_link_notice(void *arg, const PGresult *result);
@@ -268,14 +271,13 @@ ngx_commerce_pg_link_serves(ngx_commerce_pg_link_t *link)
 void
 ngx_commerce_pg_link_fail(ngx_commerce_pg_link_t *link, const char *why)
 {
+    u_char      buf[NGX_COMMERCE_PG_WHY];
     ngx_str_t   text;
     ngx_msec_t  pause;
     ngx_uint_t  level, up;
 
-    /* the lines after the first are advice for a terminal */
-
-    text.len = strcspn(why, CRLF);
-    text.data = (u_char *) why;
+    text.data = buf;
+    text.len = ngx_commerce_pg_link_why(buf, buf + sizeof(buf), why) - buf;
 
     pause = ngx_commerce_pg_link_pause(link);
     up = (link->state == NGX_COMMERCE_PG_LINK_UP);
@@ -298,6 +300,31 @@ ngx_commerce_pg_link_fail(ngx_commerce_pg_link_t *link, const char *why)
     if (up) {
         link->down(link);
     }
+
+    if (link->failed) {
+        link->failed(link);
+    }
+}
+
+
+/* In one line: a name of several addresses has a line for each; those that begin with a tab are advice for a terminal. */
+
+static u_char *
+ngx_commerce_pg_link_why(u_char *buf, u_char *last, const char *why)
+{
+    size_t   len;
+    u_char  *p;
+
+    for (p = buf; *why; why += len + strspn(why + len, CRLF)) {
+
+        len = strcspn(why, CRLF);
+
+        if (len && *why != '\t') {
+            p = ngx_slprintf(p, last, "%s%*s", p == buf ? "" : "; ", len, why);
+        }
+    }
+
+    return p;
 }
 
 
@@ -347,6 +374,15 @@ ngx_commerce_pg_link_timer(ngx_event_t *ev)
     link = ev->data;
 
     if (link->state == NGX_COMMERCE_PG_LINK_WAITING) {
+
+        if (link->breaker
+            && !ngx_commerce_breaker_enter(link->breaker,
+                                           2 * link->conf->connect_timeout))
+        {
+            ngx_add_timer(&link->timer, NGX_COMMERCE_BREAKER_TICK);
+            return;
+        }
+
         ngx_commerce_pg_link_connect(link);
         return;
     }

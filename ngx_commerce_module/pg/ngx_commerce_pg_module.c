@@ -56,6 +56,28 @@ ngx_module_t  ngx_commerce_pg_module = {
 };
 
 
+/* static, so that it may be registered before this module's init_process ran */
+static ngx_commerce_pg_commit_pt  ngx_commerce_pg_commit_handler;
+
+
+void
+ngx_commerce_pg_on_commit(ngx_commerce_pg_commit_pt handler)
+{
+    ngx_commerce_pg_commit_handler = handler;
+}
+
+
+void
+ngx_commerce_pg_committed(ngx_commerce_pg_lane_t lane)
+{
+    if (ngx_commerce_pg_commit_handler
+        && (lane == NGX_COMMERCE_PG_WRITE || lane == NGX_COMMERCE_PG_SLOW))
+    {
+        ngx_commerce_pg_commit_handler();
+    }
+}
+
+
 static void *
 ngx_commerce_pg_create_main_conf(ngx_conf_t *cf)
 {
