@@ -57,6 +57,8 @@ void ngx_commerce_redis_detach(ngx_commerce_redis_op_t *op);
 
 ngx_uint_t ngx_commerce_redis_configured(void);
 ngx_uint_t ngx_commerce_redis_available(void);  /* to this worker, now */
+/* "closed", "open", "half-open": of all workers together. */
+const char *ngx_commerce_redis_breaker(void);
 
 
 typedef struct {

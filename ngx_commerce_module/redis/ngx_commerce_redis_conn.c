@@ -1,8 +1,9 @@
 /*
  * A connection: hiredis' hooks over a watch, set-up, deadline, reconnect.
  *
- * The breaker is this state machine: DOWN is open, SETUP half-open (scripts
- * are loaded and a write is tried), READY closed.
+ * A connection serves when its set-up is through: scripts are loaded and a
+ * write was tried.  That also closes the breaker that all workers share; while
+ * it is open one of them at a time connects.
  */
 
 #include "ngx_commerce_redis_internal.h"
@@ -52,7 +53,8 @@ ngx_commerce_redis_conn_init(ngx_commerce_redis_conn_t *conn)
     conn->flush.data = conn;
     conn->flush.log = ngx_cycle->log;
 
-    /* not cancelable: a leaving worker waits for what it has asked */
+    /* cancelable when nothing is under way: a leaving worker waits for what
+       it has asked, not for the rest of a timer that nobody needs */
     conn->deadline.handler = ngx_commerce_redis_deadline_handler;
     conn->deadline.data = conn;
     conn->deadline.log = ngx_cycle->log;
@@ -198,6 +200,7 @@ ngx_commerce_redis_connect(ngx_commerce_redis_conn_t *conn)
     ac->ev.cleanup = ngx_commerce_redis_cleanup;
     ac->data = conn;
 
+    conn->deadline.cancelable = 0;
     ngx_add_timer(&conn->deadline, conf->timeout);
 
     (void) redisAsyncSetConnectCallback(ac, ngx_commerce_redis_connected);
@@ -311,6 +314,7 @@ ngx_commerce_redis_setup_reply(redisAsyncContext *context, void *data,
 
     conn->state = NGX_COMMERCE_REDIS_READY;
     conn->failures = 0;
+    ngx_commerce_breaker_success(&ngx_commerce_redis_pool.breaker);
     ngx_del_timer(&conn->deadline);
 
     ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0, "redis \"%V\": ready",
@@ -346,6 +350,11 @@ ngx_commerce_redis_retry_later(ngx_commerce_redis_conn_t *conn)
     delay = NGX_COMMERCE_REDIS_RETRY_MIN << ngx_min(conn->failures, 5);
     delay = ngx_min(delay, NGX_COMMERCE_REDIS_RETRY_MAX);
     delay += ngx_random() % (delay / 4);
+
+    if (ngx_commerce_redis_ready() == 0 && conn->failures) {
+        ngx_commerce_breaker_failure(&ngx_commerce_redis_pool.breaker,
+                                     ngx_commerce_redis_pool.down_since);
+    }
 
     conn->failures++;
     ngx_add_timer(&conn->retry, delay);
@@ -413,11 +422,14 @@ ngx_commerce_redis_del_write(void *data)
 static void
 ngx_commerce_redis_cleanup(void *data)
 {
+    ngx_uint_t                  served;
     ngx_commerce_redis_conn_t  *conn = data;
 
     if (conn->context == NULL) {
         return;
     }
+
+    served = (conn->failures == 0 && conn->awaited == 0);
 
     if (conn->context->err && conn->failures == 0
         && conn->state != NGX_COMMERCE_REDIS_CONNECTING)
@@ -442,6 +454,11 @@ ngx_commerce_redis_cleanup(void *data)
     conn->state = NGX_COMMERCE_REDIS_DOWN;
 
     if (ngx_commerce_redis_ready() == 0) {
+
+        if (served) {
+            ngx_commerce_redis_pool.down_since = ngx_current_msec;
+        }
+
         ngx_commerce_redis_resync_stop();
     }
 
@@ -538,6 +555,13 @@ static void
 ngx_commerce_redis_retry_handler(ngx_event_t *ev)
 {
     ngx_commerce_redis_conn_t  *conn = ev->data;
+
+    if (!ngx_commerce_breaker_enter(&ngx_commerce_redis_pool.breaker,
+                                    2 * ngx_commerce_redis_pool.conf->timeout))
+    {
+        ngx_add_timer(&conn->retry, NGX_COMMERCE_BREAKER_TICK);
+        return;
+    }
 
     ngx_commerce_redis_connect(conn);
 }

@@ -11,7 +11,9 @@
 #include <ngx_event.h>
 #include <ngx_http.h>
 
+#include "ngx_commerce_password.h"
 #include "ngx_commerce_watch.h"
+#include "ngx_commerce_breaker.h"
 #include "ngx_commerce_pg.h"
 #include "ngx_commerce_redis.h"
 
@@ -43,6 +45,7 @@ typedef struct {
     ngx_array_t  scripts;               /* of ngx_commerce_redis_script_t * */
 
     ngx_shm_zone_t  *zone;              /* of ngx_commerce_redis_shared_t */
+    ngx_shm_zone_t  *breaker;
 
     ngx_msec_t   backup_interval;
     ngx_array_t  backups;               /* of ngx_commerce_backup_t * */
@@ -101,6 +104,8 @@ typedef struct {
 typedef struct {
     const ngx_commerce_redis_main_conf_t  *conf;
     ngx_commerce_redis_shared_t           *shared;
+    ngx_commerce_breaker_t                 breaker;
+    ngx_msec_t                             down_since;
     ngx_commerce_redis_conn_t             *conns;
     ngx_queue_t                            free;    /* operations */
     ngx_queue_t                            held;    /* operations, see op.c */

@@ -19,8 +19,6 @@ static char *ngx_commerce_redis_address(ngx_conf_t *cf,
     ngx_commerce_redis_main_conf_t *rmcf, ngx_str_t *value);
 static char *ngx_commerce_redis_parameter(ngx_conf_t *cf,
     ngx_commerce_redis_main_conf_t *rmcf, ngx_str_t *value);
-static ngx_int_t ngx_commerce_redis_password(ngx_conf_t *cf, ngx_str_t *file,
-    ngx_str_t *password);
 static char *ngx_commerce_redis_scripts(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_commerce_redis_init_zone(ngx_shm_zone_t *zone,
@@ -106,6 +104,13 @@ ngx_commerce_redis_available(void)
 }
 
 
+const char *
+ngx_commerce_redis_breaker(void)
+{
+    return ngx_commerce_breaker_text(&ngx_commerce_redis_pool.breaker);
+}
+
+
 static void *
 ngx_commerce_redis_create_main_conf(ngx_conf_t *cf)
 {
@@ -169,6 +174,14 @@ ngx_commerce_redis_init_main_conf(ngx_conf_t *cf, void *conf)
         }
 
         rmcf->zone->init = ngx_commerce_redis_init_zone;
+
+        ngx_str_set(&name, "commerce_redis_breaker");
+
+        rmcf->breaker = ngx_commerce_breaker_zone(cf, &name,
+                                                  &ngx_commerce_redis_module);
+        if (rmcf->breaker == NULL) {
+            return NGX_CONF_ERROR;
+        }
     }
 
     return NGX_CONF_OK;
@@ -315,9 +328,13 @@ ngx_commerce_redis_parameter(ngx_conf_t *cf,
     (name.len == sizeof(s) - 1                                                \
      && ngx_strncmp(name.data, s, sizeof(s) - 1) == 0)
 
+    if (ngx_commerce_redis_is("password")) {
+        return ngx_commerce_password_inline(cf, "commerce_redis");
+    }
+
     if (ngx_commerce_redis_is("password_file")) {
-        return ngx_commerce_redis_password(cf, &v, &rmcf->password) == NGX_OK
-               ? NGX_CONF_OK : NGX_CONF_ERROR;
+        return ngx_commerce_password_file(cf, "commerce_redis", &v,
+                                          &rmcf->password);
     }
 
     if (ngx_commerce_redis_is("user")) {
@@ -357,36 +374,6 @@ invalid:
                        "connections= (1-%d) and queue= (1-65536)",
                        value, NGX_COMMERCE_REDIS_MAX_CONNS);
     return NGX_CONF_ERROR;
-}
-
-
-static ngx_int_t
-ngx_commerce_redis_password(ngx_conf_t *cf, ngx_str_t *file,
-    ngx_str_t *password)
-{
-    ngx_str_t  path, text;
-
-    path = *file;
-
-    if (ngx_conf_full_name(cf->cycle, &path, 1) != NGX_OK
-        || ngx_commerce_redis_script_file(cf, &path, &text) != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    while (text.len && text.data[text.len - 1] <= ' ') {
-        text.len--;
-    }
-
-    if (text.len == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%V\" holds no password", &path);
-        return NGX_ERROR;
-    }
-
-    *password = text;
-
-    return NGX_OK;
 }
 
 
@@ -538,6 +525,10 @@ ngx_commerce_redis_init_process(ngx_cycle_t *cycle)
 
     ngx_commerce_redis_pool.conf = conf;
     ngx_commerce_redis_pool.shared = conf->zone->data;
+    ngx_commerce_redis_pool.breaker.shared = conf->breaker->data;
+    ngx_commerce_redis_pool.breaker.backend = "redis";
+    ngx_commerce_redis_pool.breaker.name = conf->name;
+    ngx_commerce_redis_pool.down_since = ngx_current_msec;
 
     ngx_commerce_redis_pool.conns =
         ngx_pcalloc(cycle->pool, conf->connections

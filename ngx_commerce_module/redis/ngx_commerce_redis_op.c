@@ -329,6 +329,7 @@ ngx_commerce_redis_send(ngx_commerce_redis_op_t *op)
     ngx_commerce_redis_pool.stats.evals++;
     ngx_queue_insert_tail(&conn->pending, &op->queue);
     conn->in_flight++;
+    conn->deadline.cancelable = 0;
 
     if (!conn->deadline.timer_set) {
         ngx_add_timer(&conn->deadline, ngx_commerce_redis_pool.conf->timeout);
@@ -353,6 +354,7 @@ ngx_commerce_redis_reply(redisAsyncContext *context, void *data,
     conn = op->conn;
     ngx_queue_remove(&op->queue);
     conn->in_flight--;
+    conn->deadline.cancelable = ngx_queue_empty(&conn->pending);
 
     if (reply == NULL) {
         /* handlers must not use this connection any more, and may now turn
@@ -365,6 +367,7 @@ ngx_commerce_redis_reply(redisAsyncContext *context, void *data,
     }
 
     status = NGX_COMMERCE_REDIS_OK;
+    ngx_commerce_breaker_success(&ngx_commerce_redis_pool.breaker);
 
     if (ngx_commerce_redis_pool.synced) {
         ngx_commerce_redis_pool.shared->served = ngx_current_msec;

@@ -4,6 +4,7 @@
 --   c   currency
 --   s   place of the newest line
 --   m   ids of the guest carts that were merged into it, comma-separated
+--   k   codes of coupons, comma-separated
 --   <variant id>   "place:quantity:unit price:constant JSON members"
 -- A line is edited without decoding its JSON; documents are concatenations.
 
@@ -11,6 +12,7 @@ local TTL = 604800
 local MAX_QUANTITY = 9999
 local MAX_LINES = 200
 local MAX_MERGED = 32
+local MAX_COUPONS = 5
 
 local function line_parse(variant, value)
     local place, quantity, price, tail =
@@ -41,12 +43,15 @@ end
 local function cart_from_document(document)
     local doc = cjson.decode(document)
     local cart = { version = tonumber(doc.version) or 0, place = 0,
-                   lines = {}, count = 0, merged = '' }
+                   lines = {}, count = 0, merged = '', coupons = '' }
 
     if doc.cart_id ~= null then cart.id = doc.cart_id end
     if doc.currency ~= null then cart.currency = doc.currency end
     if type(doc.merged) == 'table' then
         cart.merged = table.concat(doc.merged, ',')
+    end
+    if type(doc.coupons) == 'table' then
+        cart.coupons = table.concat(doc.coupons, ',')
     end
     for i, item in ipairs(doc.items or {}) do
         local line = line_new(i, tonumber(item.quantity), item)
@@ -64,7 +69,7 @@ local function cart_load_hash(key)
     end
 
     local cart = { version = 0, place = 0, lines = {}, count = 0,
-                   merged = '' }
+                   merged = '', coupons = '' }
 
     for i = 1, #fields, 2 do
         local field, value = fields[i], fields[i + 1]
@@ -77,6 +82,7 @@ local function cart_load_hash(key)
         elseif field == 'c' then cart.currency = value
         elseif field == 's' then cart.place = tonumber(value)
         elseif field == 'm' then cart.merged = value
+        elseif field == 'k' then cart.coupons = value
         end
     end
     return cart
@@ -96,6 +102,10 @@ local function cart_store(key, cart)
     if cart.merged ~= '' then
         fields[#fields + 1] = 'm'
         fields[#fields + 1] = cart.merged
+    end
+    if cart.coupons ~= '' then
+        fields[#fields + 1] = 'k'
+        fields[#fields + 1] = cart.coupons
     end
     for variant, line in pairs(cart.lines) do
         fields[#fields + 1] = variant
@@ -152,16 +162,24 @@ local function cart_items(cart)
     return '[' .. table.concat(items, ',') .. ']'
 end
 
+-- a comma-separated field as a JSON array
+local function list(values)
+    if values == '' then
+        return '[]'
+    end
+    return '["' .. string.gsub(values, ',', '","') .. '"]'
+end
+
 local function cart_document(cart)
     local merged = ''
     if cart.merged ~= '' then
-        merged = ',"merged":["' .. string.gsub(cart.merged, ',', '","')
-            .. '"]'
+        merged = ',"merged":' .. list(cart.merged)
     end
     return '{"cart_id":' .. (cart.id and '"' .. cart.id .. '"' or 'null')
         .. ',"version":' .. int(cart.version)
         .. ',"currency":' .. text(cart.currency)
-        .. ',"items":' .. cart_items(cart) .. merged .. '}'
+        .. ',"items":' .. cart_items(cart)
+        .. ',"coupons":' .. list(cart.coupons) .. merged .. '}'
 end
 
 -- What the write-behind takes: the action, a newline, the document.
@@ -219,6 +237,7 @@ local function cart_empty(key, cart)
     cart.place = 0
     cart.lines = {}
     cart.count = 0
+    cart.coupons = ''
     cart_store(key, cart)
 end
 

@@ -45,6 +45,20 @@ for _, item in ipairs(args.guest_items) do
     end
 end
 
+-- the guest's coupons come along, as many as a cart holds
+local codes = {}
+for code in string.gmatch(cart.coupons, '[^,]+') do
+    codes[#codes + 1] = code
+end
+for _, code in ipairs(args.guest_coupons or {}) do
+    local held = ',' .. table.concat(codes, ',') .. ','
+    if #codes < MAX_COUPONS and not string.find(held, ',' .. code .. ',', 1, true)
+    then
+        codes[#codes + 1] = code
+    end
+end
+cart.coupons = table.concat(codes, ',')
+
 if cart.count > 0 and not cart.id then
     cart.id = args.new_cart_id
 end

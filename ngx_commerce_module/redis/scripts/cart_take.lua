@@ -30,4 +30,5 @@ if not taken then
 end
 
 return { 'ok', 200, '{"guest_id":"' .. taken.id .. '","guest_items":'
-    .. cart_items(taken) .. '}', backup }
+    .. cart_items(taken) .. ',"guest_coupons":' .. list(taken.coupons)
+    .. '}', backup }
