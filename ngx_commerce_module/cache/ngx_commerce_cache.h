@@ -26,41 +26,42 @@ typedef struct {
     ngx_str_t   body;
     ngx_str_t   edge;               /* JSON text, or empty */
     ngx_msec_t  age;
+    const void *place;              /* for expect() */
 } ngx_commerce_cache_entry_t;
 
-/* NGX_OK: entry, copied into pool.  NGX_DECLINED: miss, and ticket is ready for put().  Off (no zone): NGX_DECLINED. */
-ngx_int_t ngx_commerce_cache_get(ngx_str_t *key, ngx_str_t *tags,
-    ngx_uint_t tags_count, ngx_commerce_cache_ticket_t *ticket,
+/*
+ * NGX_OK: entry, to be read only, as long as pool lives.  NGX_DECLINED: a miss; who makes the content and keeps it names its
+ * tags first.  Off (no zone): NGX_DECLINED.
+ */
+ngx_int_t ngx_commerce_cache_get(ngx_str_t *key,
+    ngx_commerce_cache_ticket_t *ticket, ngx_commerce_cache_entry_t *entry,
+    ngx_pool_t *pool);
+/* The same of a key that was asked for before: ticket->key is what that get() made of it. */
+ngx_int_t ngx_commerce_cache_again(ngx_commerce_cache_ticket_t *ticket,
     ngx_commerce_cache_entry_t *entry, ngx_pool_t *pool);
+void ngx_commerce_cache_tags(ngx_commerce_cache_ticket_t *ticket,
+    ngx_str_t *tags, ngx_uint_t count);
+/* The next get() will probably find what an earlier one found at this place (NULL: nothing): it is fetched meanwhile. */
+void ngx_commerce_cache_expect(const void *place);
 void ngx_commerce_cache_put(ngx_commerce_cache_ticket_t *ticket,
     ngx_commerce_cache_entry_t *entry, ngx_uint_t ttl);
 /* Tags are per tenant: "3:product:7". */
 void ngx_commerce_cache_invalidate(ngx_str_t *tag);
 void ngx_commerce_cache_invalidate_all(void);
 
+/*
+ * Numbers for a short time in a zone of their own (commerce_gate_zone).  find():
+ * true: *number; in any case the ticket is ready for keep().  Tags are those
+ * of the cache.  Never older than the time that keep() was given, in seconds.
+ */
+ngx_uint_t ngx_commerce_gate_configured(void);
+ngx_uint_t ngx_commerce_gate_find(ngx_str_t *key, ngx_str_t *tag,
+    ngx_commerce_cache_ticket_t *ticket, uint32_t *number);
+void ngx_commerce_gate_keep(ngx_commerce_cache_ticket_t *ticket,
+    uint32_t number, ngx_uint_t ttl);
+
 ngx_uint_t ngx_commerce_cache_configured(void);
 void ngx_commerce_cache_stats(ngx_commerce_store_stats_t *stats);
-
-
-/*
- * Tenants: host name → tenant, a snapshot in shared memory that the listening worker refreshes
- * (api.edge_snapshot()); each worker keeps a hash of it, rebuilt when the generation changes.
- */
-
-typedef struct {
-    ngx_str_t  id;                  /* decimal */
-    ngx_str_t  slug;
-    ngx_str_t  currency;
-    unsigned   active:1;
-} ngx_commerce_tenant_t;
-
-/* NGX_OK; NGX_DECLINED: no such tenant; NGX_AGAIN: no snapshot yet (503). Valid until the next event-loop turn: copy what must stay. */
-ngx_int_t ngx_commerce_tenant_by_host(ngx_str_t *host,
-    ngx_commerce_tenant_t *tenant);
-ngx_int_t ngx_commerce_tenant_by_slug(ngx_str_t *slug,
-    ngx_commerce_tenant_t *tenant);
-ngx_int_t ngx_commerce_tenant_by_id(ngx_str_t *id,
-    ngx_commerce_tenant_t *tenant);
 
 
 extern ngx_module_t  ngx_commerce_cache_module;
