@@ -1,133 +1,147 @@
 /*
  * Verified tokens: a fixed table per worker, so without locks.
  *
- * The key is the SHA-256 of the whole token: the signature alone would let a
- * changed payload through.  Only tokens that were found good come in, hence a
- * client without one cannot push others out.
+ * A keyed hash of the token's end chooses the set, the comparison with the
+ * whole token decides: the signature alone would let a changed payload
+ * through.  Only tokens that were found good come in, hence a client without
+ * one cannot push others out, and without the hash's key nobody can tell by
+ * the time it takes how much of a guess is right.
  */
 
 #include "ngx_commerce_auth_internal.h"
+#include "ngx_commerce_gcra.h"
 
-#include <openssl/crypto.h>
+#include <openssl/rand.h>
 
 
 #define NGX_COMMERCE_AUTH_CACHE_SETS   1024
 #define NGX_COMMERCE_AUTH_CACHE_WAYS   4
 #define NGX_COMMERCE_AUTH_CACHE_ROLES  256
+#define NGX_COMMERCE_AUTH_CACHE_TOKEN  2048
+#define NGX_COMMERCE_AUTH_CACHE_HASHED 32       /* bytes of the token's end: its signature */
 
 
-typedef struct {
-    u_char       digest[32];
-    time_t       expires;           /* 0: free */
-    ngx_uint_t   generation;
-    uint64_t     used;
-    uint16_t     roles_len;
-    uint8_t      subject_len;
-    uint8_t      tenant_len;
-    uint8_t      session_len;
-    unsigned     customer:1;
-    unsigned     staff:1;
-    unsigned     owner:1;
-    unsigned     service:1;
-    u_char       text[36 + 18 + 36 + NGX_COMMERCE_AUTH_CACHE_ROLES];
-} ngx_commerce_auth_entry_t;
+struct ngx_commerce_auth_entry_s {
+    uint64_t                    hash;
+    ngx_str_t                   token;
+    size_t                      room;           /* allocated for token */
+    uint64_t                    used;
+    uint64_t                    verdict;        /* version of the deny set that did not have it */
+    ngx_uint_t                  generation;     /* 0: free */
+    ngx_commerce_principal_t    principal;      /* its strings are in text */
+    u_char                      text[36 + 18 + 36
+                                     + NGX_COMMERCE_AUTH_CACHE_ROLES];
+};
 
 
-static u_char *ngx_commerce_auth_cache_copy(u_char *p, ngx_str_t *text);
-static ngx_commerce_auth_entry_t *ngx_commerce_auth_cache_set(
-    u_char digest[32]);
+static u_char *ngx_commerce_auth_cache_text(u_char *p, ngx_str_t *text);
+static uint64_t ngx_commerce_auth_cache_hash(ngx_str_t *token);
+static ngx_commerce_auth_entry_t *ngx_commerce_auth_cache_set(uint64_t hash);
 
 
 static ngx_commerce_auth_entry_t  *ngx_commerce_auth_table;
-static EVP_MD                     *ngx_commerce_auth_sha256;
-static EVP_MD_CTX                 *ngx_commerce_auth_digest;
+static u_char                      ngx_commerce_auth_seed[16];
 static uint64_t                    ngx_commerce_auth_clock;
 
 
 ngx_int_t
 ngx_commerce_auth_cache_init(ngx_cycle_t *cycle)
 {
-    ngx_commerce_auth_sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
-    ngx_commerce_auth_digest = EVP_MD_CTX_new();
+    if (RAND_bytes(ngx_commerce_auth_seed, sizeof(ngx_commerce_auth_seed))
+        != 1)
+    {
+        return NGX_ERROR;
+    }
+
     ngx_commerce_auth_table = ngx_calloc(NGX_COMMERCE_AUTH_CACHE_SETS
                                          * NGX_COMMERCE_AUTH_CACHE_WAYS
                                          * sizeof(ngx_commerce_auth_entry_t),
                                          cycle->log);
 
-    if (ngx_commerce_auth_sha256 == NULL || ngx_commerce_auth_digest == NULL
-        || ngx_commerce_auth_table == NULL)
-    {
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
+    return (ngx_commerce_auth_table != NULL) ? NGX_OK : NGX_ERROR;
 }
 
 
 void
 ngx_commerce_auth_cache_exit(void)
 {
-    EVP_MD_CTX_free(ngx_commerce_auth_digest);
-    EVP_MD_free(ngx_commerce_auth_sha256);
+    ngx_uint_t  i;
 
-    if (ngx_commerce_auth_table != NULL) {
-        ngx_free(ngx_commerce_auth_table);
+    if (ngx_commerce_auth_table == NULL) {
+        return;
     }
 
-    ngx_commerce_auth_table = NULL;
-    ngx_commerce_auth_sha256 = NULL;
-    ngx_commerce_auth_digest = NULL;
-}
-
-
-/* NGX_ERROR cannot be cached nor found: the caller goes on without. */
-
-ngx_int_t
-ngx_commerce_auth_cache_digest(ngx_str_t *token, u_char digest[32])
-{
-    if (ngx_commerce_auth_table == NULL
-        || EVP_DigestInit_ex2(ngx_commerce_auth_digest,
-                              ngx_commerce_auth_sha256, NULL) != 1
-        || EVP_DigestUpdate(ngx_commerce_auth_digest, token->data, token->len)
-           != 1
-        || EVP_DigestFinal_ex(ngx_commerce_auth_digest, digest, NULL) != 1)
+    for (i = 0;
+         i < NGX_COMMERCE_AUTH_CACHE_SETS * NGX_COMMERCE_AUTH_CACHE_WAYS;
+         i++)
     {
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-ngx_int_t
-ngx_commerce_auth_cache_get(u_char digest[32], ngx_uint_t generation,
-    ngx_commerce_principal_t *principal, ngx_pool_t *pool)
-{
-    u_char                     *p;
-    size_t                      len;
-    ngx_uint_t                  i;
-    ngx_commerce_auth_entry_t  *e;
-
-    e = ngx_commerce_auth_cache_set(digest);
-
-    for (i = 0; i < NGX_COMMERCE_AUTH_CACHE_WAYS; i++, e++) {
-
-        if (e->expires > ngx_time() && e->generation == generation
-            && CRYPTO_memcmp(e->digest, digest, 32) == 0)
-        {
-            break;
+        if (ngx_commerce_auth_table[i].token.data != NULL) {
+            ngx_free(ngx_commerce_auth_table[i].token.data);
         }
     }
 
-    if (i == NGX_COMMERCE_AUTH_CACHE_WAYS) {
-        return NGX_DECLINED;
+    ngx_free(ngx_commerce_auth_table);
+    ngx_commerce_auth_table = NULL;
+}
+
+
+ngx_commerce_auth_entry_t *
+ngx_commerce_auth_cache_find(ngx_str_t *token, ngx_uint_t generation)
+{
+    uint64_t                    hash;
+    ngx_uint_t                  i;
+    ngx_commerce_auth_entry_t  *e;
+
+    if (ngx_commerce_auth_table == NULL
+        || token->len < NGX_COMMERCE_AUTH_CACHE_HASHED)
+    {
+        return NULL;
     }
 
-    e->used = ++ngx_commerce_auth_clock;
+    hash = ngx_commerce_auth_cache_hash(token);
+    e = ngx_commerce_auth_cache_set(hash);
 
-    /* a copy: the entry may be replaced while the request waits */
+    for (i = 0; i < NGX_COMMERCE_AUTH_CACHE_WAYS; i++, e++) {
 
-    len = e->subject_len + e->tenant_len + e->session_len + e->roles_len;
+        if (e->hash == hash && e->generation == generation
+            && e->principal.expires > ngx_time()
+            && e->token.len == token->len
+            && ngx_memcmp(e->token.data, token->data, token->len) == 0)
+        {
+            e->used = ++ngx_commerce_auth_clock;
+            return e;
+        }
+    }
+
+    return NULL;
+}
+
+
+uint64_t *
+ngx_commerce_auth_cache_verdict(ngx_commerce_auth_entry_t *e)
+{
+    return &e->verdict;
+}
+
+
+void
+ngx_commerce_auth_cache_drop(ngx_commerce_auth_entry_t *e)
+{
+    e->generation = 0;
+}
+
+
+/* A copy: the entry may be replaced while the request waits. */
+
+ngx_int_t
+ngx_commerce_auth_cache_copy(ngx_commerce_auth_entry_t *e,
+    ngx_commerce_principal_t *principal, ngx_pool_t *pool)
+{
+    u_char  *p;
+    size_t   len;
+
+    len = e->principal.subject.len + e->principal.tenant_id.len
+          + e->principal.session.len + e->principal.roles.len;
 
     p = ngx_pnalloc(pool, len);
     if (p == NULL) {
@@ -136,51 +150,47 @@ ngx_commerce_auth_cache_get(u_char digest[32], ngx_uint_t generation,
 
     ngx_memcpy(p, e->text, len);
 
+    *principal = e->principal;
+
     principal->subject.data = p;
-    principal->subject.len = e->subject_len;
-    p += e->subject_len;
-
+    p += principal->subject.len;
     principal->tenant_id.data = p;
-    principal->tenant_id.len = e->tenant_len;
-    p += e->tenant_len;
-
+    p += principal->tenant_id.len;
     principal->session.data = p;
-    principal->session.len = e->session_len;
-    p += e->session_len;
-
+    p += principal->session.len;
     principal->roles.data = p;
-    principal->roles.len = e->roles_len;
-
-    principal->expires = e->expires;
-    principal->customer = e->customer;
-    principal->staff = e->staff;
-    principal->owner = e->owner;
-    principal->service = e->service;
 
     return NGX_OK;
 }
 
 
 void
-ngx_commerce_auth_cache_put(u_char digest[32], ngx_uint_t generation,
-    ngx_commerce_principal_t *principal)
+ngx_commerce_auth_cache_put(ngx_str_t *token, ngx_uint_t generation,
+    ngx_commerce_principal_t *principal, uint64_t verdict)
 {
     u_char                     *p;
+    uint64_t                    hash;
     ngx_uint_t                  i;
     ngx_commerce_auth_entry_t  *e, *victim;
 
-    if (principal->roles.len > NGX_COMMERCE_AUTH_CACHE_ROLES
+    if (ngx_commerce_auth_table == NULL
+        || token->len < NGX_COMMERCE_AUTH_CACHE_HASHED
+        || token->len > NGX_COMMERCE_AUTH_CACHE_TOKEN
+        || principal->roles.len > NGX_COMMERCE_AUTH_CACHE_ROLES
         || principal->expires <= ngx_time())
     {
         return;
     }
 
-    e = ngx_commerce_auth_cache_set(digest);
+    hash = ngx_commerce_auth_cache_hash(token);
+    e = ngx_commerce_auth_cache_set(hash);
     victim = e;
 
     for (i = 0; i < NGX_COMMERCE_AUTH_CACHE_WAYS; i++, e++) {
 
-        if (e->expires <= ngx_time() || e->generation != generation) {
+        if (e->generation != generation
+            || e->principal.expires <= ngx_time())
+        {
             victim = e;
             break;
         }
@@ -190,41 +200,67 @@ ngx_commerce_auth_cache_put(u_char digest[32], ngx_uint_t generation,
         }
     }
 
-    ngx_memcpy(victim->digest, digest, 32);
-    victim->expires = principal->expires;
-    victim->generation = generation;
-    victim->used = ++ngx_commerce_auth_clock;
-    victim->subject_len = principal->subject.len;
-    victim->tenant_len = principal->tenant_id.len;
-    victim->session_len = principal->session.len;
-    victim->roles_len = principal->roles.len;
-    victim->customer = principal->customer;
-    victim->staff = principal->staff;
-    victim->owner = principal->owner;
-    victim->service = principal->service;
+    e = victim;
+    e->generation = 0;
 
-    p = ngx_commerce_auth_cache_copy(victim->text, &principal->subject);
-    p = ngx_commerce_auth_cache_copy(p, &principal->tenant_id);
-    p = ngx_commerce_auth_cache_copy(p, &principal->session);
-    (void) ngx_commerce_auth_cache_copy(p, &principal->roles);
+    if (e->room < token->len) {
+
+        if (e->token.data != NULL) {
+            ngx_free(e->token.data);
+        }
+
+        e->room = 0;
+        e->token.data = ngx_alloc(ngx_align(token->len, 128), ngx_cycle->log);
+
+        if (e->token.data == NULL) {
+            return;
+        }
+
+        e->room = ngx_align(token->len, 128);
+    }
+
+    ngx_memcpy(e->token.data, token->data, token->len);
+    e->token.len = token->len;
+
+    e->hash = hash;
+    e->used = ++ngx_commerce_auth_clock;
+    e->verdict = verdict;
+    e->generation = generation;
+    e->principal = *principal;
+
+    p = ngx_commerce_auth_cache_text(e->text, &principal->subject);
+    p = ngx_commerce_auth_cache_text(p, &principal->tenant_id);
+    p = ngx_commerce_auth_cache_text(p, &principal->session);
+    (void) ngx_commerce_auth_cache_text(p, &principal->roles);
 }
 
 
 /* memcpy() from NULL is undefined even for no bytes. */
 
 static u_char *
-ngx_commerce_auth_cache_copy(u_char *p, ngx_str_t *text)
+ngx_commerce_auth_cache_text(u_char *p, ngx_str_t *text)
 {
     return text->len ? ngx_cpymem(p, text->data, text->len) : p;
 }
 
 
-static ngx_commerce_auth_entry_t *
-ngx_commerce_auth_cache_set(u_char digest[32])
+static uint64_t
+ngx_commerce_auth_cache_hash(ngx_str_t *token)
 {
-    ngx_uint_t  set;
+    ngx_commerce_str_t  end, none;
 
-    set = (digest[0] | digest[1] << 8) % NGX_COMMERCE_AUTH_CACHE_SETS;
+    end.len = NGX_COMMERCE_AUTH_CACHE_HASHED;
+    end.data = token->data + token->len - NGX_COMMERCE_AUTH_CACHE_HASHED;
+    none.len = 0;
+    none.data = NULL;
 
-    return &ngx_commerce_auth_table[set * NGX_COMMERCE_AUTH_CACHE_WAYS];
+    return ngx_commerce_siphash(ngx_commerce_auth_seed, end, none);
+}
+
+
+static ngx_commerce_auth_entry_t *
+ngx_commerce_auth_cache_set(uint64_t hash)
+{
+    return &ngx_commerce_auth_table[(hash % NGX_COMMERCE_AUTH_CACHE_SETS)
+                                    * NGX_COMMERCE_AUTH_CACHE_WAYS];
 }

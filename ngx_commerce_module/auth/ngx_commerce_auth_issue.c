@@ -12,6 +12,8 @@
 #define NGX_COMMERCE_AUTH_ISSUE_MAX  4096       /* bytes of a payload */
 
 
+static time_t ngx_commerce_auth_ttl(ngx_commerce_auth_main_conf_t *amcf,
+    ngx_commerce_claims_t *claims);
 static ngx_int_t ngx_commerce_auth_payload(ngx_commerce_auth_main_conf_t *amcf,
     ngx_commerce_claims_t *claims, u_char *dst, size_t *len);
 static u_char *ngx_commerce_auth_roles(ngx_str_t *roles, u_char *p,
@@ -84,9 +86,17 @@ ngx_commerce_auth_issue(ngx_http_request_t *r, ngx_commerce_claims_t *claims,
     p += ngx_commerce_base64url_encode(p, sig, sig_len);
 
     token->len = p - token->data;
-    *expires_in = amcf->ttl;
+    *expires_in = ngx_commerce_auth_ttl(amcf, claims);
 
     return NGX_OK;
+}
+
+
+static time_t
+ngx_commerce_auth_ttl(ngx_commerce_auth_main_conf_t *amcf,
+    ngx_commerce_claims_t *claims)
+{
+    return (claims->ttl && claims->ttl < amcf->ttl) ? claims->ttl : amcf->ttl;
 }
 
 
@@ -97,6 +107,7 @@ ngx_commerce_auth_payload(ngx_commerce_auth_main_conf_t *amcf,
     ngx_commerce_claims_t *claims, u_char *dst, size_t *len)
 {
     u_char      *p, *last, jti[36], random[10];
+    time_t       issued;
     ngx_str_t    id;
     ngx_time_t  *tp;
 
@@ -104,6 +115,9 @@ ngx_commerce_auth_payload(ngx_commerce_auth_main_conf_t *amcf,
         || (claims->session.len != 0
             && !ngx_commerce_uuid_valid(claims->session.data,
                                         claims->session.len))
+        || (claims->actor.len != 0
+            && !ngx_commerce_uuid_valid(claims->actor.data,
+                                        claims->actor.len))
         || (claims->tenant_id.len != 0
             && !ngx_commerce_token_tenant_valid(claims->tenant_id.data,
                                                 claims->tenant_id.len))
@@ -117,11 +131,14 @@ ngx_commerce_auth_payload(ngx_commerce_auth_main_conf_t *amcf,
     id.data = jti;
     id.len = sizeof(jti);
 
+    issued = ngx_commerce_auth_revoke_issue(amcf, claims);
+
     p = dst;
     last = dst + NGX_COMMERCE_AUTH_ISSUE_MAX;
 
     p = ngx_slprintf(p, last, "{\"iat\":%T,\"nbf\":%T,\"exp\":%T,\"ver\":1",
-                     tp->sec, tp->sec, tp->sec + amcf->ttl);
+                     issued, issued,
+                     issued + ngx_commerce_auth_ttl(amcf, claims));
 
     p = ngx_commerce_auth_string(p, last, "iss", &amcf->issuer);
     p = ngx_commerce_auth_string(p, last, "aud", &amcf->audience);
@@ -130,6 +147,10 @@ ngx_commerce_auth_payload(ngx_commerce_auth_main_conf_t *amcf,
     p = ngx_commerce_auth_string(p, last, "sid", &claims->session);
     p = ngx_commerce_auth_string(p, last, "jti", &id);
     p = ngx_commerce_auth_roles(&claims->roles, p, last);
+
+    if (p != NULL && claims->actor.len) {
+        p = ngx_slprintf(p, last, ",\"act\":{\"sub\":\"%V\"}", &claims->actor);
+    }
 
     if (p == NULL || last - p < 1) {
         return NGX_ERROR;

@@ -4,34 +4,32 @@
 
 #include "ngx_commerce_auth_internal.h"
 #include "ngx_commerce_codec.h"
+#include "ngx_commerce_threads.h"
 
 #include <openssl/core_names.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
 
 
-#if !(NGX_THREADS)
-#error nginx-commerce needs nginx configured with --with-threads
-#endif
-
-
 static void *ngx_commerce_auth_create_main_conf(ngx_conf_t *cf);
 static char *ngx_commerce_auth_init_main_conf(ngx_conf_t *cf, void *conf);
 static ngx_uint_t ngx_commerce_auth_party_valid(ngx_str_t *name);
-static ngx_int_t ngx_commerce_auth_init(ngx_conf_t *cf);
-static ngx_int_t ngx_commerce_auth_pool(ngx_conf_t *cf,
+static ngx_int_t ngx_commerce_auth_realm(ngx_conf_t *cf,
     ngx_commerce_auth_main_conf_t *amcf);
+static ngx_int_t ngx_commerce_auth_init(ngx_conf_t *cf);
 static char *ngx_commerce_auth_jwt_key(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-static ngx_uint_t ngx_commerce_auth_kid_valid(ngx_str_t *kid);
 static char *ngx_commerce_auth_secret_file(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_commerce_auth_revocation_zone(ngx_conf_t *cf,
+    ngx_command_t *cmd, void *conf);
 static ngx_int_t ngx_commerce_auth_init_process(ngx_cycle_t *cycle);
 static void ngx_commerce_auth_exit_process(ngx_cycle_t *cycle);
 
 
-/* core/ngx_thread_pool.c exports it without a header */
-extern ngx_module_t  ngx_thread_pool_module;
+#define NGX_COMMERCE_AUTH_REVOCATION_ZONE      (1024 * 1024)
+#define NGX_COMMERCE_AUTH_REVOCATION_ZONE_MIN  (64 * 1024)
+#define NGX_COMMERCE_AUTH_POOL_QUEUE           64
 
 
 static ngx_conf_num_bounds_t  ngx_commerce_auth_cost_bounds = {
@@ -69,6 +67,38 @@ static ngx_command_t  ngx_commerce_auth_commands[] = {
       offsetof(ngx_commerce_auth_main_conf_t, ttl),
       NULL },
 
+    { ngx_string("commerce_jwks"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
+      ngx_commerce_auth_jwks_directive,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    /* not within "if": only the last block whose condition holds counts there, so a guard would be lost */
+
+    { ngx_string("commerce_auth"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_HTTP_LMT_CONF
+                        |NGX_CONF_1MORE,
+      ngx_commerce_auth_directive,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("commerce_auth_require"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_HTTP_LMT_CONF
+                        |NGX_CONF_2MORE,
+      ngx_commerce_auth_require_directive,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("commerce_revocation_zone"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_commerce_auth_revocation_zone,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("commerce_password_cost"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
       ngx_conf_set_num_slot,
@@ -76,9 +106,23 @@ static ngx_command_t  ngx_commerce_auth_commands[] = {
       offsetof(ngx_commerce_auth_main_conf_t, password_cost),
       &ngx_commerce_auth_cost_bounds },
 
+    { ngx_string("commerce_password_limit"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE12,
+      ngx_commerce_auth_queue_directive,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("commerce_secret_file"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
       ngx_commerce_auth_secret_file,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("commerce_field_key"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE2|NGX_CONF_TAKE3,
+      ngx_commerce_auth_field_key,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -88,7 +132,7 @@ static ngx_command_t  ngx_commerce_auth_commands[] = {
 
 
 static ngx_http_module_t  ngx_commerce_auth_module_ctx = {
-    NULL,                                  /* preconfiguration */
+    ngx_commerce_auth_add_variables,       /* preconfiguration */
     ngx_commerce_auth_init,                /* postconfiguration */
 
     ngx_commerce_auth_create_main_conf,    /* create main configuration */
@@ -97,8 +141,8 @@ static ngx_http_module_t  ngx_commerce_auth_module_ctx = {
     NULL,                                  /* create server configuration */
     NULL,                                  /* merge server configuration */
 
-    NULL,                                  /* create location configuration */
-    NULL                                   /* merge location configuration */
+    ngx_commerce_auth_create_loc_conf,     /* create location configuration */
+    ngx_commerce_auth_merge_loc_conf       /* merge location configuration */
 };
 
 
@@ -127,10 +171,6 @@ static ngx_uint_t  ngx_commerce_auth_generation;
 ngx_int_t
 ngx_commerce_auth_secret(ngx_conf_t *cf, const char *purpose, u_char key[32])
 {
-    int                             rc;
-    EVP_KDF                        *kdf;
-    OSSL_PARAM                      params[5], *p;
-    EVP_KDF_CTX                    *ctx;
     ngx_commerce_auth_main_conf_t  *amcf;
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_commerce_auth_module);
@@ -142,12 +182,25 @@ ngx_commerce_auth_secret(ngx_conf_t *cf, const char *purpose, u_char key[32])
         return NGX_ERROR;
     }
 
+    return ngx_commerce_auth_derive(cf->log, &amcf->secret, purpose, key);
+}
+
+
+ngx_int_t
+ngx_commerce_auth_derive(ngx_log_t *log, ngx_str_t *secret,
+    const char *purpose, u_char key[32])
+{
+    int           rc;
+    EVP_KDF      *kdf;
+    OSSL_PARAM    params[5], *p;
+    EVP_KDF_CTX  *ctx;
+
     kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
     ctx = (kdf != NULL) ? EVP_KDF_CTX_new(kdf) : NULL;
     EVP_KDF_free(kdf);
 
     if (ctx == NULL) {
-        ngx_ssl_error(NGX_LOG_EMERG, cf->log, 0, "no HKDF in libcrypto");
+        ngx_ssl_error(NGX_LOG_EMERG, log, 0, "no HKDF in libcrypto");
         return NGX_ERROR;
     }
 
@@ -155,8 +208,7 @@ ngx_commerce_auth_secret(ngx_conf_t *cf, const char *purpose, u_char key[32])
     *p++ = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, "SHA256",
                                             0);
     *p++ = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY,
-                                             amcf->secret.data,
-                                             amcf->secret.len);
+                                             secret->data, secret->len);
     *p++ = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT,
                                              "nginx-commerce",
                                              sizeof("nginx-commerce") - 1);
@@ -169,7 +221,7 @@ ngx_commerce_auth_secret(ngx_conf_t *cf, const char *purpose, u_char key[32])
     EVP_KDF_CTX_free(ctx);
 
     if (rc != 1) {
-        ngx_ssl_error(NGX_LOG_EMERG, cf->log, 0, "HKDF failed");
+        ngx_ssl_error(NGX_LOG_EMERG, log, 0, "HKDF failed");
         return NGX_ERROR;
     }
 
@@ -194,11 +246,15 @@ ngx_commerce_auth_create_main_conf(ngx_conf_t *cf)
      *     amcf->audience = { 0, NULL };
      *     amcf->secret = { 0, NULL };
      *     amcf->pool = NULL;
+     *     amcf->fields_count = 0;
      */
 
     amcf->sign = -1;
+    amcf->field_encrypt = -1;
     amcf->ttl = NGX_CONF_UNSET;
     amcf->password_cost = NGX_CONF_UNSET;
+    amcf->password_limit = NGX_CONF_UNSET;
+    amcf->password_wait = NGX_CONF_UNSET_MSEC;
     amcf->generation = ++ngx_commerce_auth_generation;
 
     if (ngx_array_init(&amcf->keys, cf->pool, 4,
@@ -219,6 +275,10 @@ ngx_commerce_auth_init_main_conf(ngx_conf_t *cf, void *conf)
 
     ngx_conf_init_value(amcf->ttl, 900);
     ngx_conf_init_value(amcf->password_cost, 12);
+
+    if (amcf->deny_size == 0) {
+        amcf->deny_size = NGX_COMMERCE_AUTH_REVOCATION_ZONE;
+    }
 
     /* iss and aud are checked on every token, so both always have a value */
 
@@ -242,7 +302,7 @@ ngx_commerce_auth_init_main_conf(ngx_conf_t *cf, void *conf)
     if (amcf->ttl < 60 || amcf->ttl > 86400) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "commerce_jwt_ttl must be between 1m and 1d: an "
-                           "access token cannot be called back");
+                           "access token is taken without asking anybody");
         return NGX_CONF_ERROR;
     }
 
@@ -265,76 +325,72 @@ ngx_commerce_auth_init(ngx_conf_t *cf)
 
     amcf = ngx_http_conf_get_module_main_conf(cf, ngx_commerce_auth_module);
 
+    if (ngx_commerce_auth_realm(cf, amcf) != NGX_OK
+        || ngx_commerce_auth_jwks_build(cf, amcf) != NGX_OK
+        || ngx_commerce_auth_access_init(cf) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
     if (amcf->keys.nelts == 0) {
-        return NGX_OK;
-    }
 
-    return ngx_commerce_auth_pool(cf, amcf);
-}
-
-
-/*
- * The pool of the operator's `thread_pool commerce_crypto …`, else one of our
- * own.  ngx_thread_pool_add() alone would make a pool without threads, which
- * nginx refuses at the end, so the directive itself is run.
- */
-
-static ngx_int_t
-ngx_commerce_auth_pool(ngx_conf_t *cf, ngx_commerce_auth_main_conf_t *amcf)
-{
-    void           *conf;
-    ngx_str_t       words[4];
-    ngx_array_t     args, *saved;
-    ngx_command_t  *cmd;
-
-    amcf->pool = ngx_thread_pool_get(cf->cycle, &ngx_commerce_auth_pool_name);
-
-    if (amcf->pool != NULL) {
-        return NGX_OK;
-    }
-
-    ngx_str_set(&words[0], "thread_pool");
-    words[1] = ngx_commerce_auth_pool_name;
-    ngx_str_set(&words[2], "threads=2");
-    ngx_str_set(&words[3], "max_queue=16");
-
-    args.elts = words;
-    args.nelts = 4;
-    args.size = sizeof(ngx_str_t);
-    args.nalloc = 4;
-    args.pool = cf->pool;
-
-    conf = ngx_get_conf(cf->cycle->conf_ctx, ngx_thread_pool_module);
-
-    for (cmd = ngx_thread_pool_module.commands; cmd->name.len; cmd++) {
-
-        if (cmd->name.len != words[0].len
-            || ngx_strncmp(cmd->name.data, words[0].data, words[0].len) != 0)
-        {
-            continue;
-        }
-
-        saved = cf->args;
-        cf->args = &args;
-
-        if (cmd->set(cf, cmd, conf) != NGX_CONF_OK) {
-            cf->args = saved;
+        if (amcf->guarded) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "commerce_auth needs a key to verify tokens with: "
+                          "commerce_jwt_key KID ES256 FILE; in http{}");
             return NGX_ERROR;
         }
 
-        cf->args = saved;
-        break;
+        return NGX_OK;
     }
 
-    amcf->pool = ngx_thread_pool_get(cf->cycle, &ngx_commerce_auth_pool_name);
-
-    if (amcf->pool == NULL) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "no thread pool for passwords: write \"thread_pool "
-                           "commerce_crypto threads=2 max_queue=16;\" before "
-                           "http{}");
+    if (ngx_commerce_auth_revoke_conf(cf, amcf) != NGX_OK
+        || ngx_commerce_auth_queue_conf(cf, amcf) != NGX_OK)
+    {
         return NGX_ERROR;
     }
+
+    /* all of the node's turns may be this worker's */
+
+    amcf->pool = ngx_commerce_threads(cf, &ngx_commerce_auth_pool_name,
+                                      amcf->password_limit,
+                                      NGX_COMMERCE_AUTH_POOL_QUEUE);
+
+    return amcf->pool ? NGX_OK : NGX_ERROR;
+}
+
+
+/* The issuer as a quoted string (RFC 9110). */
+
+static ngx_int_t
+ngx_commerce_auth_realm(ngx_conf_t *cf, ngx_commerce_auth_main_conf_t *amcf)
+{
+    u_char  *p;
+    size_t   i;
+
+    p = ngx_pnalloc(cf->pool, 2 * amcf->issuer.len + 2);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    amcf->realm.data = p;
+    *p++ = '"';
+
+    for (i = 0; i < amcf->issuer.len; i++) {
+
+        if (amcf->issuer.data[i] < 0x20 || amcf->issuer.data[i] >= 0x7f) {
+            continue;
+        }
+
+        if (amcf->issuer.data[i] == '"' || amcf->issuer.data[i] == '\\') {
+            *p++ = '\\';
+        }
+
+        *p++ = amcf->issuer.data[i];
+    }
+
+    *p++ = '"';
+    amcf->realm.len = p - amcf->realm.data;
 
     return NGX_OK;
 }
@@ -421,7 +477,7 @@ ngx_commerce_auth_jwt_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
-static ngx_uint_t
+ngx_uint_t
 ngx_commerce_auth_kid_valid(ngx_str_t *kid)
 {
     u_char  ch;
@@ -463,6 +519,36 @@ ngx_commerce_auth_secret_file(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+static char *
+ngx_commerce_auth_revocation_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf)
+{
+    ngx_commerce_auth_main_conf_t *amcf = conf;
+
+    ssize_t     size;
+    ngx_str_t  *value;
+
+    if (amcf->deny_size) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    size = ngx_parse_size(&value[1]);
+
+    if (size < NGX_COMMERCE_AUTH_REVOCATION_ZONE_MIN) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" is no size of at least 64k: write for "
+                           "example \"commerce_revocation_zone 1m;\"",
+                           &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    amcf->deny_size = size;
+
+    return NGX_CONF_OK;
+}
+
+
 static ngx_int_t
 ngx_commerce_auth_init_process(ngx_cycle_t *cycle)
 {
@@ -479,6 +565,9 @@ ngx_commerce_auth_init_process(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
+    ngx_commerce_auth_revoke_init(amcf, cycle->log);
+    ngx_commerce_auth_queue_init(amcf, cycle->log);
+
     return ngx_commerce_auth_cache_init(cycle);
 }
 
@@ -486,5 +575,6 @@ ngx_commerce_auth_init_process(ngx_cycle_t *cycle)
 static void
 ngx_commerce_auth_exit_process(ngx_cycle_t *cycle)
 {
+    ngx_commerce_auth_queue_exit();
     ngx_commerce_auth_cache_exit();
 }

@@ -3,10 +3,13 @@
  *
  * An operation is a malloc of its own, never of a request's pool.  States:
  *
- *     posted ── a thread runs it ──► done (event loop): handler, unless detached ──► wiped, freed
+ *     waits ── its turn ──► posted ── a thread runs it ──► done (event loop): handler, unless detached ──► wiped, freed
  *
- * A quarter of a second of CPU each: at most NGX_COMMERCE_PASSWORD_QUEUE wait
- * for a thread, whatever max_queue the operator gave the pool.
+ * Turns are those of ngx_commerce_auth_queue.c, one queue for all workers: a
+ * quarter of a second of CPU each, and the event loops need the same cores.
+ *
+ * What is detached before a thread begins costs nothing: a flood of clients
+ * that hang up leaves no work behind.
  */
 
 #include "ngx_commerce_auth_internal.h"
@@ -14,24 +17,43 @@
 #include <crypt.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <string.h>
+#include <time.h>
 
 
-#define NGX_COMMERCE_PASSWORD_QUEUE     16
 #define NGX_COMMERCE_PASSWORD_HASH_LEN  60
-#define NGX_COMMERCE_PASSWORD_NICE      5
+#define NGX_COMMERCE_PASSWORD_NICE      5           /* behind the event loops */
+#define NGX_COMMERCE_PASSWORD_SLICE     100000000   /* nanoseconds, the most that Linux takes */
 #define NGX_COMMERCE_PASSWORD_HOLD      10000
 
 
+/* sched_setattr(2), first version: the header of Linux's own is not to be had beside <sched.h> */
+
+typedef struct {
+    uint32_t                   size;
+    uint32_t                   policy;
+    uint64_t                   flags;
+    int32_t                    nice;
+    uint32_t                   priority;
+    uint64_t                   runtime;
+    uint64_t                   deadline;
+    uint64_t                   period;
+} ngx_commerce_password_sched_t;
+
+
 struct ngx_commerce_password_op_s {
+    ngx_commerce_auth_turn_t   turn;
     ngx_thread_task_t          task;
     ngx_event_t                hold;
     ngx_connection_t           dummy;       /* of "hold": the worker's exit names its owner by fd */
     ngx_commerce_password_pt   handler;     /* NULL: detached */
+    ngx_atomic_t               skip;        /* detached: a thread that has not begun need not */
     void                      *data;
     ngx_uint_t                 cost;
+    ngx_msec_t                 took;        /* 0: it was skipped */
     unsigned                   verify:1;
     unsigned                   ok:1;
     size_t                     made_len;
@@ -42,13 +64,17 @@ struct ngx_commerce_password_op_s {
 };
 
 
-static ngx_int_t ngx_commerce_password_start(ngx_str_t *password,
+static ngx_int_t ngx_commerce_password_start(
+    ngx_commerce_password_place_t *place, ngx_str_t *password,
     ngx_str_t *hash, ngx_commerce_password_pt handler, void *data,
     ngx_commerce_password_op_t **op, ngx_log_t *log);
+static ngx_int_t ngx_commerce_password_turn(ngx_commerce_auth_turn_t *turn);
 static void ngx_commerce_password_hold(ngx_event_t *ev);
 static void ngx_commerce_password_done(ngx_event_t *ev);
 static void ngx_commerce_password_free(ngx_commerce_password_op_t *op);
 static void ngx_commerce_password_thread(void *data, ngx_log_t *log);
+static ngx_msec_t ngx_commerce_password_clock(void);
+static void ngx_commerce_password_yield(void);
 static ngx_uint_t ngx_commerce_password_cost(const char *hash);
 static void ngx_commerce_password_check(ngx_commerce_password_op_t *op);
 static void ngx_commerce_password_burn(ngx_commerce_password_op_t *op,
@@ -56,26 +82,23 @@ static void ngx_commerce_password_burn(ngx_commerce_password_op_t *op,
 static void ngx_commerce_password_make(ngx_commerce_password_op_t *op);
 
 
-/* posted: by the event loop; started: by the threads.  The difference waits. */
-static ngx_uint_t    ngx_commerce_password_posted;
-static ngx_atomic_t  ngx_commerce_password_started;
-
-
 ngx_int_t
-ngx_commerce_password_verify(ngx_str_t *password, ngx_str_t *hash,
-    ngx_commerce_password_pt handler, void *data,
-    ngx_commerce_password_op_t **op, ngx_log_t *log)
+ngx_commerce_password_verify(ngx_commerce_password_place_t *place,
+    ngx_str_t *password, ngx_str_t *hash, ngx_commerce_password_pt handler,
+    void *data, ngx_commerce_password_op_t **op, ngx_log_t *log)
 {
-    return ngx_commerce_password_start(password, hash, handler, data, op, log);
+    return ngx_commerce_password_start(place, password, hash, handler, data,
+                                       op, log);
 }
 
 
 ngx_int_t
-ngx_commerce_password_hash(ngx_str_t *password,
-    ngx_commerce_password_pt handler, void *data,
+ngx_commerce_password_hash(ngx_commerce_password_place_t *place,
+    ngx_str_t *password, ngx_commerce_password_pt handler, void *data,
     ngx_commerce_password_op_t **op, ngx_log_t *log)
 {
-    return ngx_commerce_password_start(password, NULL, handler, data, op, log);
+    return ngx_commerce_password_start(place, password, NULL, handler, data,
+                                       op, log);
 }
 
 
@@ -83,14 +106,22 @@ void
 ngx_commerce_password_detach(ngx_commerce_password_op_t *op)
 {
     op->handler = NULL;
+    op->skip = 1;
+
+    if (op->turn.waiting) {
+        ngx_del_timer(&op->hold);
+        ngx_commerce_auth_queue_leave(&op->turn, 0);
+        ngx_commerce_password_free(op);
+    }
 }
 
 
 static ngx_int_t
-ngx_commerce_password_start(ngx_str_t *password, ngx_str_t *hash,
-    ngx_commerce_password_pt handler, void *data,
-    ngx_commerce_password_op_t **opp, ngx_log_t *log)
+ngx_commerce_password_start(ngx_commerce_password_place_t *place,
+    ngx_str_t *password, ngx_str_t *hash, ngx_commerce_password_pt handler,
+    void *data, ngx_commerce_password_op_t **opp, ngx_log_t *log)
 {
+    ngx_int_t                       rc;
     ngx_commerce_password_op_t     *op;
     ngx_commerce_auth_main_conf_t  *amcf;
 
@@ -101,25 +132,19 @@ ngx_commerce_password_start(ngx_str_t *password, ngx_str_t *hash,
         return NGX_DECLINED;
     }
 
-    amcf = ngx_http_cycle_get_module_main_conf(ngx_cycle,
-                                               ngx_commerce_auth_module);
+    rc = ngx_commerce_password_enter(place, log);
 
-    if (amcf == NULL || amcf->pool == NULL) {
-        ngx_log_error(NGX_LOG_ERR, log, 0,
-                      "passwords need a commerce_jwt_key");
-        return NGX_ERROR;
-    }
-
-    if (ngx_commerce_password_posted - ngx_commerce_password_started
-        >= NGX_COMMERCE_PASSWORD_QUEUE)
-    {
-        return NGX_BUSY;
+    if (rc != NGX_OK) {
+        return rc;
     }
 
     op = ngx_calloc(sizeof(ngx_commerce_password_op_t), log);
     if (op == NULL) {
         return NGX_ERROR;
     }
+
+    amcf = ngx_http_cycle_get_module_main_conf(ngx_cycle,
+                                               ngx_commerce_auth_module);
 
     op->handler = handler;
     op->data = data;
@@ -140,13 +165,6 @@ ngx_commerce_password_start(ngx_str_t *password, ngx_str_t *hash,
     op->task.event.handler = ngx_commerce_password_done;
     op->task.event.log = ngx_cycle->log;
 
-    if (ngx_thread_task_post(amcf->pool, &op->task) != NGX_OK) {
-        ngx_commerce_password_free(op);
-        return NGX_BUSY;
-    }
-
-    ngx_commerce_password_posted++;
-
     /* a worker that was asked to quit leaves when no timer is left: not before the answer */
 
     op->dummy.fd = (ngx_socket_t) -1;
@@ -157,7 +175,25 @@ ngx_commerce_password_start(ngx_str_t *password, ngx_str_t *hash,
 
     *opp = op;
 
+    op->turn.handler = ngx_commerce_password_turn;
+    ngx_commerce_auth_queue_wait(&op->turn, place);
+
     return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_password_turn(ngx_commerce_auth_turn_t *turn)
+{
+    ngx_commerce_password_op_t     *op;
+    ngx_commerce_auth_main_conf_t  *amcf;
+
+    op = ngx_queue_data(turn, ngx_commerce_password_op_t, turn);
+
+    amcf = ngx_http_cycle_get_module_main_conf(ngx_cycle,
+                                               ngx_commerce_auth_module);
+
+    return ngx_thread_task_post(amcf->pool, &op->task);
 }
 
 
@@ -177,6 +213,8 @@ ngx_commerce_password_done(ngx_event_t *ev)
     if (op->hold.timer_set) {
         ngx_del_timer(&op->hold);
     }
+
+    ngx_commerce_auth_queue_leave(&op->turn, op->took);
 
     hash.data = (u_char *) op->made;
     hash.len = op->made_len;
@@ -206,21 +244,20 @@ ngx_commerce_password_thread(void *data, ngx_log_t *log)
 
     ngx_commerce_password_op_t  *op = data;
 
-    (void) ngx_atomic_fetch_add(&ngx_commerce_password_started, 1);
-
-    /* on Linux the priority is the thread's: event loops come first */
+    ngx_msec_t  began;
 
     if (!niced) {
-        (void) setpriority(PRIO_PROCESS, syscall(SYS_gettid),
-                           NGX_COMMERCE_PASSWORD_NICE);
+        ngx_commerce_password_yield();
         niced = 1;
     }
 
     /* TERM waits for the queue to drain, and the master kills after four seconds */
 
-    if (ngx_terminate) {
+    if (ngx_terminate || op->skip) {
         return;
     }
+
+    began = ngx_commerce_password_clock();
 
     if (op->verify) {
         ngx_commerce_password_check(op);
@@ -230,8 +267,52 @@ ngx_commerce_password_thread(void *data, ngx_log_t *log)
         op->ok = (op->made_len != 0);
     }
 
+    op->took = ngx_commerce_password_clock() - began + 1;
+
     OPENSSL_cleanse(op->password, sizeof(op->password));
     OPENSSL_cleanse(&op->crypt, sizeof(op->crypt));
+}
+
+
+static ngx_msec_t
+ngx_commerce_password_clock(void)
+{
+    struct timespec  ts;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (ngx_msec_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+
+/*
+ * Event loops and PostgreSQL come first; on Linux all of this is the thread's
+ * own.  A lower weight alone is not enough: since 6.6 who wakes up may have to
+ * wait for the end of the slice of who runs, some 3 ms, since 6.12 not if that
+ * one's slice is longer.  Older ones ignore it.  SCHED_IDLE would yield always,
+ * and let nobody log in while the cores are busy.
+ */
+
+static void
+ngx_commerce_password_yield(void)
+{
+    int                            nice;
+    pid_t                          tid;
+    ngx_commerce_password_sched_t  attr;
+
+    tid = syscall(SYS_gettid);
+
+    nice = getpriority(PRIO_PROCESS, tid) + NGX_COMMERCE_PASSWORD_NICE;
+
+    ngx_memzero(&attr, sizeof(ngx_commerce_password_sched_t));
+    attr.size = sizeof(ngx_commerce_password_sched_t);
+    attr.policy = SCHED_BATCH;
+    attr.nice = ngx_min(nice, 19);
+    attr.runtime = NGX_COMMERCE_PASSWORD_SLICE;
+
+    if (syscall(SYS_sched_setattr, tid, &attr, 0) == -1) {
+        (void) setpriority(PRIO_PROCESS, tid, attr.nice);
+    }
 }
 
 
