@@ -1,63 +1,50 @@
 /*
- * Named rate limits in shared memory: directives, the zone, taking, headers.
+ * Rate limits: directives, phases, variables.
+ *
+ *   commerce_limit_zone SIZE;
+ *   commerce_limit_policy NAME key= rate= …;
+ *   commerce_limit_redis_timeout TIME;
+ *   commerce_limit NAME … | off;
+ *   commerce_limit_log_level LEVEL;
+ *
+ * What needs only the address is counted in the preaccess phase, before a
+ * token costs anything; the rest in the precontent phase, when every access
+ * module, satisfy included, has spoken.
  */
 
-#include "ngx_commerce_limit.h"
-#include "ngx_commerce_gcra.h"
-
-#include <openssl/rand.h>
+#include "ngx_commerce_limit_internal.h"
 
 
-#define NGX_COMMERCE_LIMIT_NAME_MAX   64
-#define NGX_COMMERCE_LIMIT_QUOTA_MAX  1000000
-
-
-struct ngx_commerce_limit_policy_s {
-    ngx_str_t                    name;
-    ngx_str_t                    scope;     /* name and its NUL: hashed before the key */
-    ngx_commerce_limit_key_t     key;
-    ngx_uint_t                   dry_run;
-    ngx_uint_t                   window;    /* seconds in which burst comes back */
-    ngx_commerce_gcra_rate_t     rate;
-    ngx_str_t                    header;    /* "name";q=60;w=60 */
-    ngx_shm_zone_t              *zone;
-};
-
-
-/* What the zone's init callback hands over from one cycle to the next. */
-
-typedef struct {
-    ngx_commerce_gcra_table_t   *table;
-} ngx_commerce_limit_shctx_t;
-
-
-typedef struct {
-    ngx_shm_zone_t              *zone;
-    ngx_array_t                  policies;  /* of ngx_commerce_limit_policy_t * */
-} ngx_commerce_limit_main_conf_t;
-
-
-static ngx_table_elt_t *ngx_commerce_limit_header(ngx_http_request_t *r,
-    ngx_str_t *name);
-static ngx_int_t ngx_commerce_limit_join(ngx_http_request_t *r,
-    const char *name, size_t len, u_char *text, size_t text_len);
+static ngx_int_t ngx_commerce_limit_preaccess(ngx_http_request_t *r);
+static ngx_int_t ngx_commerce_limit_precontent(ngx_http_request_t *r);
+static ngx_int_t ngx_commerce_limit_phase(ngx_http_request_t *r,
+    ngx_commerce_stage_t stage, const ngx_commerce_limit_subject_t *subject);
+static void ngx_commerce_limit_resume(ngx_http_request_t *r);
+static ngx_int_t ngx_commerce_limit_refuse(ngx_http_request_t *r);
+static ngx_uint_t ngx_commerce_limit_error_page(ngx_http_request_t *r,
+    ngx_uint_t status);
+static ngx_int_t ngx_commerce_limit_status(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_commerce_limit_add_variables(ngx_conf_t *cf);
 static void *ngx_commerce_limit_create_main_conf(ngx_conf_t *cf);
+static char *ngx_commerce_limit_init_main_conf(ngx_conf_t *cf, void *conf);
+static void *ngx_commerce_limit_create_loc_conf(ngx_conf_t *cf);
+static char *ngx_commerce_limit_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+static ngx_int_t ngx_commerce_limit_resolve(ngx_conf_t *cf,
+    ngx_commerce_limit_loc_conf_t *llcf);
+static char *ngx_commerce_limit_policies(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static ngx_int_t ngx_commerce_limit_init(ngx_conf_t *cf);
-static char *ngx_commerce_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
-static ngx_int_t ngx_commerce_limit_init_zone(ngx_shm_zone_t *shm_zone,
-    void *data);
-static char *ngx_commerce_limit_policy(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
-static ngx_int_t ngx_commerce_limit_parse_key(ngx_str_t *value,
-    ngx_commerce_limit_policy_t *policy);
-static ngx_int_t ngx_commerce_limit_parse_rate(ngx_str_t *value,
-    ngx_uint_t *count, ngx_uint_t *period);
-static char *ngx_commerce_limit_complete(ngx_conf_t *cf,
-    ngx_commerce_limit_policy_t *policy, ngx_uint_t count, ngx_uint_t period);
-static ngx_uint_t ngx_commerce_limit_name_valid(ngx_str_t *name);
-static ngx_commerce_limit_policy_t *ngx_commerce_limit_lookup(
-    ngx_commerce_limit_main_conf_t *lmcf, ngx_str_t *name);
+
+
+static ngx_conf_enum_t  ngx_commerce_limit_log_levels[] = {
+    { ngx_string("info"), NGX_LOG_INFO },
+    { ngx_string("notice"), NGX_LOG_NOTICE },
+    { ngx_string("warn"), NGX_LOG_WARN },
+    { ngx_string("error"), NGX_LOG_ERR },
+    { ngx_null_string, 0 }
+};
 
 
 static ngx_command_t  ngx_commerce_limit_commands[] = {
@@ -76,22 +63,44 @@ static ngx_command_t  ngx_commerce_limit_commands[] = {
       0,
       NULL },
 
+    { ngx_string("commerce_limit_redis_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_commerce_limit_main_conf_t, patience),
+      NULL },
+
+    { ngx_string("commerce_limit"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF
+                        |NGX_HTTP_LIF_CONF|NGX_CONF_1MORE,
+      ngx_commerce_limit_policies,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("commerce_limit_log_level"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_enum_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_commerce_limit_loc_conf_t, log_level),
+      &ngx_commerce_limit_log_levels },
+
       ngx_null_command
 };
 
 
 static ngx_http_module_t  ngx_commerce_limit_module_ctx = {
-    NULL,                                  /* preconfiguration */
+    ngx_commerce_limit_add_variables,      /* preconfiguration */
     ngx_commerce_limit_init,               /* postconfiguration */
 
     ngx_commerce_limit_create_main_conf,   /* create main configuration */
-    NULL,                                  /* init main configuration */
+    ngx_commerce_limit_init_main_conf,     /* init main configuration */
 
     NULL,                                  /* create server configuration */
     NULL,                                  /* merge server configuration */
 
-    NULL,                                  /* create location configuration */
-    NULL                                   /* merge location configuration */
+    ngx_commerce_limit_create_loc_conf,    /* create location configuration */
+    ngx_commerce_limit_merge_loc_conf      /* merge location configuration */
 };
 
 
@@ -111,12 +120,17 @@ ngx_module_t  ngx_commerce_limit_module = {
 };
 
 
-static const ngx_str_t  ngx_commerce_limit_keys[] = {
-    ngx_string("ip"),
-    ngx_string("user"),
-    ngx_string("tenant"),
-    ngx_string("ip_user")
-};
+static ngx_str_t  ngx_commerce_limit_status_name =
+                                         ngx_string("commerce_limit_status");
+
+const ngx_commerce_limit_hooks_t  *ngx_commerce_limit_hooks;
+
+
+void
+ngx_commerce_limit_set_hooks(const ngx_commerce_limit_hooks_t *hooks)
+{
+    ngx_commerce_limit_hooks = hooks;
+}
 
 
 ngx_commerce_limit_policy_t *
@@ -130,149 +144,204 @@ ngx_commerce_limit_find(ngx_conf_t *cf, ngx_str_t *name)
 }
 
 
-ngx_commerce_limit_key_t
-ngx_commerce_limit_key(ngx_commerce_limit_policy_t *policy)
+static ngx_int_t
+ngx_commerce_limit_preaccess(ngx_http_request_t *r)
 {
-    return policy->key;
+    static const ngx_commerce_limit_subject_t  nobody;
+
+    return ngx_commerce_limit_phase(r, NGX_COMMERCE_STAGE_ADDRESS, &nobody);
 }
 
 
-ngx_str_t *
-ngx_commerce_limit_name(ngx_commerce_limit_policy_t *policy)
+static ngx_int_t
+ngx_commerce_limit_precontent(ngx_http_request_t *r)
 {
-    return &policy->name;
+    ngx_commerce_limit_subject_t    subject;
+    ngx_commerce_limit_loc_conf_t  *llcf;
+
+    llcf = ngx_http_get_module_loc_conf(r, ngx_commerce_limit_module);
+
+    if (llcf->count == 0 || r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    ngx_memzero(&subject, sizeof(ngx_commerce_limit_subject_t));
+
+    if (ngx_commerce_limit_hooks
+        && ngx_commerce_limit_hooks->identify(r, &subject) != NGX_OK)
+    {
+        return NGX_DECLINED;
+    }
+
+    return ngx_commerce_limit_phase(r, NGX_COMMERCE_STAGE_PRINCIPAL, &subject);
 }
 
 
-void
-ngx_commerce_limit_take(ngx_commerce_limit_policy_t *policy, ngx_str_t *key,
-    ngx_uint_t cost, ngx_commerce_limit_verdict_t *verdict)
+static ngx_int_t
+ngx_commerce_limit_phase(ngx_http_request_t *r, ngx_commerce_stage_t stage,
+    const ngx_commerce_limit_subject_t *subject)
 {
-    ngx_commerce_str_t            scope, bytes;
-    ngx_commerce_limit_shctx_t   *sh;
-    ngx_commerce_gcra_verdict_t   gcra;
+    ngx_int_t  rc;
 
-    sh = policy->zone->data;
+    if (r != r->main) {
+        return NGX_DECLINED;
+    }
 
-    scope.data = policy->scope.data;
-    scope.len = policy->scope.len;
-    bytes.data = key->data;
-    bytes.len = key->len;
+    rc = ngx_commerce_limit_check_location(r, stage, subject,
+                                           ngx_commerce_limit_resume);
 
-    /* monotonic and the same in all workers, up to the length of a loop's turn */
+    switch (rc) {
 
-    ngx_commerce_gcra_take(sh->table, &policy->rate, scope, bytes,
-                           (uint64_t) ngx_current_msec * 1000, cost, &gcra);
+    case NGX_OK:
+        return NGX_DECLINED;
 
-    verdict->allowed = gcra.allowed;
-    verdict->remaining = gcra.remaining;
-    verdict->retry_after = (gcra.retry_after + 999999) / 1000000;
+    case NGX_BUSY:
+        return ngx_commerce_limit_refuse(r);
 
-    /* of a refused request: nothing remains until retry_after, hence t = Retry-After */
+    case NGX_AGAIN:
 
-    verdict->reset = gcra.allowed ? (gcra.reset + 999999) / 1000000
-                                  : verdict->retry_after;
+        if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
 
-    if (!gcra.allowed && policy->dry_run) {
-        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
-                      "limit \"%V\" would have refused a request (dry run)",
-                      &policy->name);
-        verdict->allowed = 1;
+        r->read_event_handler = ngx_http_test_reading;
+        r->write_event_handler = ngx_http_request_empty_handler;
+
+        return NGX_AGAIN;
+
+    default:
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 }
 
 
 ngx_int_t
-ngx_commerce_limit_headers(ngx_http_request_t *r,
-    ngx_commerce_limit_policy_t *policy, ngx_commerce_limit_verdict_t *verdict)
+ngx_commerce_limit_check_location(ngx_http_request_t *r,
+    ngx_commerce_stage_t stage, const ngx_commerce_limit_subject_t *subject,
+    ngx_commerce_limit_resume_pt resume)
 {
-    u_char  *p, text[NGX_COMMERCE_LIMIT_NAME_MAX + sizeof("\"\";r=;t=")
-                     + 2 * NGX_INT_T_LEN];
+    ngx_commerce_limit_loc_conf_t  *llcf;
 
-    p = ngx_sprintf(text, "\"%V\";r=%ui;t=%ui", &policy->name,
-                    verdict->remaining, verdict->reset);
+    llcf = ngx_http_get_module_loc_conf(r, ngx_commerce_limit_module);
 
-    if (ngx_commerce_limit_join(r, "RateLimit-Policy",
-                                sizeof("RateLimit-Policy") - 1,
-                                policy->header.data, policy->header.len)
-        != NGX_OK)
-    {
-        return NGX_ERROR;
+    if (llcf->count == 0) {
+        return NGX_OK;
     }
 
-    return ngx_commerce_limit_join(r, "RateLimit", sizeof("RateLimit") - 1,
-                                   text, p - text);
+    return ngx_commerce_limit_check(r, stage, llcf->policies, llcf->count,
+                                    subject, resume);
 }
 
 
-/* Both fields are lists: a second policy joins the first one's line. */
+static void
+ngx_commerce_limit_resume(ngx_http_request_t *r)
+{
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_core_run_phases;
+
+    ngx_http_core_run_phases(r);
+}
+
+
+/* An error_page of the configuration has the word, else a problem document. */
 
 static ngx_int_t
-ngx_commerce_limit_join(ngx_http_request_t *r, const char *name, size_t len,
-    u_char *text, size_t text_len)
+ngx_commerce_limit_refuse(ngx_http_request_t *r)
 {
-    u_char           *p;
-    ngx_str_t         key;
-    ngx_table_elt_t  *h;
+    ngx_int_t                     rc;
+    ngx_commerce_limit_refusal_t  refusal;
 
-    key.data = (u_char *) name;
-    key.len = len;
+    if (ngx_commerce_limit_refusal(r, &refusal) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
 
-    h = ngx_commerce_limit_header(r, &key);
+    if (ngx_commerce_limit_hooks == NULL
+        || ngx_commerce_limit_error_page(r, refusal.status))
+    {
+        return refusal.status;
+    }
 
-    if (h == NULL) {
-        h = ngx_list_push(&r->headers_out.headers);
-        if (h == NULL) {
-            return NGX_ERROR;
+    rc = ngx_commerce_limit_hooks->refuse(r, &refusal);
+
+    ngx_http_finalize_request(r, rc);
+
+    return NGX_DONE;
+}
+
+
+static ngx_uint_t
+ngx_commerce_limit_error_page(ngx_http_request_t *r, ngx_uint_t status)
+{
+    ngx_uint_t                 i;
+    ngx_http_err_page_t       *page;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (clcf->error_pages == NULL || r->error_page) {
+        return 0;
+    }
+
+    page = clcf->error_pages->elts;
+
+    for (i = 0; i < clcf->error_pages->nelts; i++) {
+        if (page[i].status == (ngx_int_t) status) {
+            return 1;
         }
-
-        ngx_memzero(h, sizeof(ngx_table_elt_t));
-        h->hash = 1;
-        h->key = key;
     }
 
-    p = ngx_pnalloc(r->pool, h->value.len + 2 + text_len);
-    if (p == NULL) {
-        h->hash = 0;
-        return NGX_ERROR;
+    return 0;
+}
+
+
+static ngx_int_t
+ngx_commerce_limit_status(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_str_t                  s;
+    ngx_commerce_limit_ctx_t  *ctx;
+
+    ctx = ngx_commerce_limit_ctx(r->main);
+
+    if (ctx == NULL || ctx->taken.nelts == 0) {
+        v->not_found = 1;
+        return NGX_OK;
     }
 
-    text = ngx_cpymem(p + (h->value.len ? h->value.len + 2 : 0), text,
-                      text_len);
+    if (ctx->refused) {
+        ngx_str_set(&s, "REJECTED");
 
-    if (h->value.len) {
-        ngx_memcpy(ngx_cpymem(p, h->value.data, h->value.len), ", ", 2);
+    } else if (ctx->dry) {
+        ngx_str_set(&s, "REJECTED_DRY_RUN");
+
+    } else {
+        ngx_str_set(&s, "PASSED");
     }
 
-    h->value.len = text - p;
-    h->value.data = p;
+    v->data = s.data;
+    v->len = s.len;
+    v->valid = 1;
+    v->no_cacheable = 1;
+    v->not_found = 0;
 
     return NGX_OK;
 }
 
 
-static ngx_table_elt_t *
-ngx_commerce_limit_header(ngx_http_request_t *r, ngx_str_t *name)
+static ngx_int_t
+ngx_commerce_limit_add_variables(ngx_conf_t *cf)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_http_variable_t  *var;
 
-    part = &r->headers_out.headers.part;
-
-    for ( /* void */ ; part != NULL; part = part->next) {
-        h = part->elts;
-
-        for (i = 0; i < part->nelts; i++) {
-            if (h[i].hash != 0 && h[i].key.len == name->len
-                && ngx_strncasecmp(h[i].key.data, name->data, name->len) == 0)
-            {
-                return &h[i];
-            }
-        }
+    var = ngx_http_add_variable(cf, &ngx_commerce_limit_status_name,
+                                NGX_HTTP_VAR_NOCACHEABLE);
+    if (var == NULL) {
+        return NGX_ERROR;
     }
 
-    return NULL;
+    var->get_handler = ngx_commerce_limit_status;
+
+    return NGX_OK;
 }
 
 
@@ -290,7 +359,13 @@ ngx_commerce_limit_create_main_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     lmcf->zone = NULL;
+     *     lmcf->leases = NULL;
+     *     lmcf->script = NULL;
+     *     lmcf->cluster = 0;
+     *     lmcf->located = 0;
      */
+
+    lmcf->patience = NGX_CONF_UNSET_MSEC;
 
     if (ngx_array_init(&lmcf->policies, cf->pool, 8,
                        sizeof(ngx_commerce_limit_policy_t *))
@@ -303,384 +378,210 @@ ngx_commerce_limit_create_main_conf(ngx_conf_t *cf)
 }
 
 
-static ngx_int_t
-ngx_commerce_limit_init(ngx_conf_t *cf)
+static char *
+ngx_commerce_limit_init_main_conf(ngx_conf_t *cf, void *conf)
 {
-    ngx_uint_t                       i;
-    ngx_commerce_limit_policy_t    **policy;
-    ngx_commerce_limit_main_conf_t  *lmcf;
+    ngx_commerce_limit_main_conf_t  *lmcf = conf;
 
-    lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_commerce_limit_module);
+    ngx_conf_init_msec_value(lmcf->patience, 50);
 
     if (lmcf->policies.nelts != 0 && lmcf->zone == NULL) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "commerce_limit_policy needs shared memory: add "
                            "\"commerce_limit_zone 1m;\" to http{}");
-        return NGX_ERROR;
-    }
-
-    policy = lmcf->policies.elts;
-
-    for (i = 0; i < lmcf->policies.nelts; i++) {
-        policy[i]->zone = lmcf->zone;
-    }
-
-    return NGX_OK;
-}
-
-
-static char *
-ngx_commerce_limit_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_commerce_limit_main_conf_t *lmcf = conf;
-
-    ssize_t                      size;
-    ngx_str_t                   *value, name;
-    ngx_commerce_limit_shctx_t  *sh;
-
-    if (lmcf->zone != NULL) {
-        return "is duplicate";
-    }
-
-    value = cf->args->elts;
-    size = ngx_parse_size(&value[1]);
-
-    if (size == NGX_ERROR || size < (ssize_t) (8 * ngx_pagesize)) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid zone size \"%V\": at least 32k, 1m holds "
-                           "about 64,000 clients", &value[1]);
         return NGX_CONF_ERROR;
     }
 
-    sh = ngx_pcalloc(cf->pool, sizeof(ngx_commerce_limit_shctx_t));
-    if (sh == NULL) {
+    if (lmcf->cluster && ngx_commerce_limit_lease_zone(cf, lmcf) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
-
-    ngx_str_set(&name, "commerce_limit");
-
-    lmcf->zone = ngx_shared_memory_add(cf, &name, size,
-                                       &ngx_commerce_limit_module);
-    if (lmcf->zone == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    lmcf->zone->init = ngx_commerce_limit_init_zone;
-    lmcf->zone->data = sh;
 
     return NGX_CONF_OK;
 }
 
 
-/*
- * A zone of the same size lives on over a reload, and nothing in it is changed
- * here: the new configuration may still be refused.
- */
+static void *
+ngx_commerce_limit_create_loc_conf(ngx_conf_t *cf)
+{
+    ngx_commerce_limit_loc_conf_t  *llcf;
+
+    llcf = ngx_pcalloc(cf->pool, sizeof(ngx_commerce_limit_loc_conf_t));
+    if (llcf == NULL) {
+        return NULL;
+    }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     llcf->names = NULL;
+     *     llcf->policies = NULL;
+     *     llcf->count = 0;
+     *     llcf->set = 0;
+     */
+
+    llcf->log_level = NGX_CONF_UNSET_UINT;
+
+    return llcf;
+}
+
+
+static char *
+ngx_commerce_limit_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_commerce_limit_loc_conf_t  *prev = parent;
+    ngx_commerce_limit_loc_conf_t  *conf = child;
+
+    ngx_conf_merge_uint_value(conf->log_level, prev->log_level,
+                              NGX_LOG_NOTICE);
+
+    /* that of http{} is nobody's child */
+
+    if (ngx_commerce_limit_resolve(cf, prev) != NGX_OK
+        || ngx_commerce_limit_resolve(cf, conf) != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    if (!conf->set) {
+        conf->set = prev->set;
+        conf->policies = prev->policies;
+        conf->count = prev->count;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* All policies have been read by now, so a location may stand before them. */
 
 static ngx_int_t
-ngx_commerce_limit_init_zone(ngx_shm_zone_t *shm_zone, void *data)
+ngx_commerce_limit_resolve(ngx_conf_t *cf,
+    ngx_commerce_limit_loc_conf_t *llcf)
 {
-    void                        *mem;
-    size_t                       size;
-    u_char                       seed[16];
-    ngx_slab_pool_t             *shpool;
-    ngx_commerce_limit_shctx_t  *sh = shm_zone->data;
+    ngx_str_t                       *name;
+    ngx_uint_t                       i;
+    ngx_commerce_limit_main_conf_t  *lmcf;
 
-    shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
-
-    if (data != NULL || shm_zone->shm.exists) {
-        sh->table = ngx_commerce_gcra_attach(shpool->data);
-
-        if (sh->table == NULL) {
-            ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
-                          "zone \"%V\" was made by another version of the "
-                          "module: restart nginx, or change "
-                          "commerce_limit_zone's size", &shm_zone->shm.name);
-            return NGX_ERROR;
-        }
-
+    if (llcf->names == NULL || llcf->policies) {
         return NGX_OK;
     }
 
-    /* all pages are free and in one run; slab pages are aligned for a set */
+    lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_commerce_limit_module);
 
-    size = shpool->pfree * ngx_pagesize;
-    mem = ngx_slab_alloc(shpool, size);
-
-    if (mem == NULL) {
+    llcf->policies = ngx_palloc(cf->pool, llcf->names->nelts
+                                * sizeof(ngx_commerce_limit_policy_t *));
+    if (llcf->policies == NULL) {
         return NGX_ERROR;
     }
 
-    if (RAND_bytes(seed, sizeof(seed)) != 1) {
-        ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
-                      "no randomness for zone \"%V\"", &shm_zone->shm.name);
-        return NGX_ERROR;
+    name = llcf->names->elts;
+
+    for (i = 0; i < llcf->names->nelts; i++) {
+
+        llcf->policies[i] = ngx_commerce_limit_lookup(lmcf, &name[i]);
+
+        if (llcf->policies[i] == NULL) {
+            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                          "commerce_limit: there is no policy \"%V\"; add "
+                          "\"commerce_limit_policy %V key=ip rate=60r/m;\" to "
+                          "http{}", &name[i], &name[i]);
+            return NGX_ERROR;
+        }
     }
 
-    sh->table = ngx_commerce_gcra_create(mem, size, seed);
-    if (sh->table == NULL) {
-        return NGX_ERROR;
-    }
-
-    shpool->data = sh->table;
+    llcf->count = llcf->names->nelts;
+    lmcf->located = 1;
 
     return NGX_OK;
 }
 
 
 static char *
-ngx_commerce_limit_policy(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+ngx_commerce_limit_policies(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_commerce_limit_main_conf_t *lmcf = conf;
+    ngx_commerce_limit_loc_conf_t  *llcf = conf;
 
-    ngx_int_t                      n;
-    ngx_str_t                     *value, s;
-    ngx_uint_t                     i, keyed, count, period;
-    ngx_commerce_limit_policy_t   *policy, **slot;
+    ngx_str_t   *value, *name;
+    ngx_uint_t   i;
 
     value = cf->args->elts;
-    keyed = 0;
-    count = 0;
-    period = 0;
 
-    if (!ngx_commerce_limit_name_valid(&value[1])) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "policy name \"%V\" must be 1 to %d of "
-                           "[a-z0-9_-]", &value[1],
-                           NGX_COMMERCE_LIMIT_NAME_MAX);
-        return NGX_CONF_ERROR;
+    if (ngx_strcmp(value[1].data, "off") == 0) {
+
+        if (llcf->set || cf->args->nelts != 2) {
+            return "\"off\" stands alone";
+        }
+
+        llcf->set = 1;
+        return NGX_CONF_OK;
     }
 
-    if (ngx_commerce_limit_lookup(lmcf, &value[1]) != NULL) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "duplicate policy \"%V\"", &value[1]);
-        return NGX_CONF_ERROR;
+    if (llcf->set && llcf->names == NULL) {
+        return "\"off\" stands alone";
     }
 
-    policy = ngx_pcalloc(cf->pool, sizeof(ngx_commerce_limit_policy_t));
-    if (policy == NULL) {
-        return NGX_CONF_ERROR;
+    llcf->set = 1;
+
+    if (llcf->names == NULL) {
+        llcf->names = ngx_array_create(cf->pool, 4, sizeof(ngx_str_t));
+        if (llcf->names == NULL) {
+            return NGX_CONF_ERROR;
+        }
     }
 
-    policy->name = value[1];
-
-    for (i = 2; i < cf->args->nelts; i++) {
-
-        if (ngx_strncmp(value[i].data, "key=", 4) == 0) {
-            s.data = value[i].data + 4;
-            s.len = value[i].len - 4;
-
-            if (ngx_commerce_limit_parse_key(&s, policy) == NGX_OK) {
-                keyed = 1;
-                continue;
-            }
-
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid \"%V\": key is one of ip, user, "
-                               "tenant, ip_user", &value[i]);
+    for (i = 1; i < cf->args->nelts; i++) {
+        name = ngx_array_push(llcf->names);
+        if (name == NULL) {
             return NGX_CONF_ERROR;
         }
 
-        if (ngx_strncmp(value[i].data, "rate=", 5) == 0) {
-            s.data = value[i].data + 5;
-            s.len = value[i].len - 5;
-
-            if (ngx_commerce_limit_parse_rate(&s, &count, &period) == NGX_OK) {
-                continue;
-            }
-
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid \"%V\": a rate is like 10r/s, 60r/m "
-                               "or 1000r/h, at most 1000000", &value[i]);
-            return NGX_CONF_ERROR;
-        }
-
-        if (ngx_strncmp(value[i].data, "burst=", 6) == 0) {
-            n = ngx_atoi(value[i].data + 6, value[i].len - 6);
-
-            if (n > 0 && n <= NGX_COMMERCE_LIMIT_QUOTA_MAX) {
-                policy->rate.burst = n;
-                continue;
-            }
-
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid \"%V\": burst is the number of "
-                               "requests that pass at once, 1 to 1000000",
-                               &value[i]);
-            return NGX_CONF_ERROR;
-        }
-
-        if (ngx_strcmp(value[i].data, "dry_run") == 0) {
-            policy->dry_run = 1;
-            continue;
-        }
-
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid parameter \"%V\": policies take key=, "
-                           "rate=, burst= and dry_run", &value[i]);
-        return NGX_CONF_ERROR;
+        *name = value[i];
     }
-
-    if (!keyed || count == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "policy \"%V\" needs key= and rate=, as in "
-                           "\"commerce_limit_policy orders key=user "
-                           "rate=10r/m;\"", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    slot = ngx_array_push(&lmcf->policies);
-    if (slot == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    *slot = policy;
-
-    return ngx_commerce_limit_complete(cf, policy, count, period);
-}
-
-
-static ngx_int_t
-ngx_commerce_limit_parse_key(ngx_str_t *value,
-    ngx_commerce_limit_policy_t *policy)
-{
-    ngx_uint_t  i;
-
-    for (i = 0; i <= NGX_COMMERCE_LIMIT_IP_USER; i++) {
-        if (value->len == ngx_commerce_limit_keys[i].len
-            && ngx_strncmp(value->data, ngx_commerce_limit_keys[i].data,
-                           value->len) == 0)
-        {
-            policy->key = i;
-            return NGX_OK;
-        }
-    }
-
-    return NGX_ERROR;
-}
-
-
-static ngx_int_t
-ngx_commerce_limit_parse_rate(ngx_str_t *value, ngx_uint_t *count,
-    ngx_uint_t *period)
-{
-    ngx_int_t  n;
-
-    if (value->len < 4 || ngx_strncmp(value->data + value->len - 3, "r/", 2))
-    {
-        return NGX_ERROR;
-    }
-
-    switch (value->data[value->len - 1]) {
-
-    case 's':
-        *period = 1;
-        break;
-
-    case 'm':
-        *period = 60;
-        break;
-
-    case 'h':
-        *period = 3600;
-        break;
-
-    default:
-        return NGX_ERROR;
-    }
-
-    n = ngx_atoi(value->data, value->len - 3);
-
-    if (n <= 0 || n > NGX_COMMERCE_LIMIT_QUOTA_MAX) {
-        return NGX_ERROR;
-    }
-
-    *count = n;
-
-    return NGX_OK;
-}
-
-
-/*
- * Without burst= the quota of a whole period passes at once: 60r/m lets
- * exactly 60 quick requests through, then one a second.
- */
-
-static char *
-ngx_commerce_limit_complete(ngx_conf_t *cf,
-    ngx_commerce_limit_policy_t *policy, ngx_uint_t count, ngx_uint_t period)
-{
-    u_char  *p;
-    size_t   len;
-
-    if (policy->rate.burst == 0) {
-        policy->rate.burst = count;
-    }
-
-    policy->rate.interval = (uint64_t) period * 1000000 / count;
-    policy->window = (policy->rate.burst * period + count - 1) / count;
-
-    policy->scope.len = policy->name.len + 1;
-    policy->scope.data = ngx_pnalloc(cf->pool, policy->scope.len);
-
-    len = policy->name.len + sizeof("\"\";q=;w=") + 2 * NGX_INT_T_LEN;
-    policy->header.data = ngx_pnalloc(cf->pool, len);
-
-    if (policy->scope.data == NULL || policy->header.data == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    p = ngx_cpymem(policy->scope.data, policy->name.data, policy->name.len);
-    *p = '\0';
-
-    p = ngx_sprintf(policy->header.data, "\"%V\";q=%uL;w=%ui", &policy->name,
-                    policy->rate.burst, policy->window);
-    policy->header.len = p - policy->header.data;
 
     return NGX_CONF_OK;
 }
 
 
-static ngx_uint_t
-ngx_commerce_limit_name_valid(ngx_str_t *name)
+static ngx_int_t
+ngx_commerce_limit_init(ngx_conf_t *cf)
 {
-    u_char  ch;
-    size_t  i;
+    ngx_str_t                        name;
+    ngx_http_handler_pt             *h;
+    ngx_http_core_main_conf_t       *cmcf;
+    ngx_commerce_limit_main_conf_t  *lmcf;
 
-    if (name->len == 0 || name->len > NGX_COMMERCE_LIMIT_NAME_MAX) {
-        return 0;
-    }
+    lmcf = ngx_http_conf_get_module_main_conf(cf, ngx_commerce_limit_module);
 
-    for (i = 0; i < name->len; i++) {
-        ch = name->data[i];
+    if (lmcf->cluster) {
+        ngx_str_set(&name, "limit");
 
-        if (!((ch >= 'a' && ch <= 'z') || (ch >= '0' && ch <= '9')
-              || ch == '_' || ch == '-'))
-        {
-            return 0;
+        lmcf->script = ngx_commerce_redis_script(cf, &name);
+        if (lmcf->script == NULL) {
+            return NGX_ERROR;
         }
     }
 
-    return 1;
-}
+    /* no location asks for it: no request pays for it */
 
-
-static ngx_commerce_limit_policy_t *
-ngx_commerce_limit_lookup(ngx_commerce_limit_main_conf_t *lmcf,
-    ngx_str_t *name)
-{
-    ngx_uint_t                     i;
-    ngx_commerce_limit_policy_t  **policy;
-
-    policy = lmcf->policies.elts;
-
-    for (i = 0; i < lmcf->policies.nelts; i++) {
-        if (policy[i]->name.len == name->len
-            && ngx_strncmp(policy[i]->name.data, name->data, name->len) == 0)
-        {
-            return policy[i];
-        }
+    if (!lmcf->located) {
+        return NGX_OK;
     }
 
-    return NULL;
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PREACCESS_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_commerce_limit_preaccess;
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_commerce_limit_precontent;
+
+    return NGX_OK;
 }
