@@ -1,0 +1,537 @@
+/*
+ * A lane of the relay: one batch at a time, claimed, produced, acknowledged, and
+ * marked in the statement that claims the next one.
+ */
+
+#include "ngx_commerce_kafka_relay.h"
+#include "ngx_commerce_crash.h"
+
+
+#define NGX_COMMERCE_KAFKA_PACE     10          /* ms between claims of a lane that found less than it would take */
+
+
+static void ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
+    ngx_commerce_pg_status_t status, const PGresult *result);
+static rd_kafka_resp_err_t ngx_commerce_kafka_lane_produce(
+    ngx_commerce_kafka_lane_t *lane, const PGresult *result, int row);
+static void ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane);
+static void ngx_commerce_kafka_lane_bury(int64_t id, u_char *since,
+    const char *error);
+static void ngx_commerce_kafka_lane_buried(ngx_commerce_pg_op_t *op,
+    ngx_commerce_pg_status_t status, const PGresult *result);
+static uint32_t ngx_commerce_kafka_lane_shards(ngx_commerce_kafka_lane_t *lane);
+
+
+void
+ngx_commerce_kafka_lanes_run(void)
+{
+    uint32_t                     shards;
+    ngx_uint_t                   i;
+    ngx_msec_int_t               wait;
+    ngx_commerce_kafka_lane_t   *lane;
+    ngx_commerce_kafka_relay_t  *relay;
+
+    relay = &ngx_commerce_kafka_relay;
+
+    if (!relay->owner || relay->leaving || relay->producer.rk == NULL) {
+        return;
+    }
+
+    for (i = 0; i < NGX_COMMERCE_KAFKA_LANES; i++) {
+        lane = &relay->lanes[i];
+
+        shards = relay->held & ~relay->yielding
+                 & ngx_commerce_kafka_lane_shards(lane);
+
+        if (lane->state != NGX_COMMERCE_KAFKA_IDLE
+            || !(lane->sent_n || (lane->again && shards)))
+        {
+            continue;
+        }
+
+        wait = lane->not_before - ngx_current_msec;
+
+        if (wait > 0) {
+
+            /* nginx takes a timer that is set within 300 ms of the new time for good enough */
+
+            if (relay->timer.timer_set
+                && relay->timer.timer.key - ngx_current_msec
+                   > (ngx_msec_t) wait)
+            {
+                ngx_del_timer(&relay->timer);
+                ngx_add_timer(&relay->timer, wait);
+            }
+
+            continue;
+        }
+
+        ngx_commerce_kafka_lane_claim(lane, shards);
+    }
+}
+
+
+void
+ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
+    uint32_t shards)
+{
+    u_char                *p, *ids, *events;
+    u_char                 list[3 * NGX_COMMERCE_KAFKA_SHARDS + 2];
+    u_char                 many[NGX_INT_T_LEN];
+    ngx_str_t              values[6];
+    ngx_uint_t             i;
+    ngx_commerce_pg_op_t  *op;
+
+    op = ngx_commerce_pg_alloc();
+    ids = ngx_alloc(lane->sent_n * (NGX_INT64_LEN + 1
+                                    + sizeof(lane->sent[0].event) + 1) + 4,
+                    ngx_cycle->log);
+
+    if (op == NULL || ids == NULL) {
+        if (op) {
+            ngx_commerce_pg_free(op);
+        }
+        if (ids) {
+            ngx_free(ids);
+        }
+        return;
+    }
+
+    p = ids;
+    *p++ = '{';
+
+    for (i = 0; i < lane->sent_n; i++) {
+        p = ngx_sprintf(p, i ? ",%L" : "%L", lane->sent[i].id);
+    }
+
+    *p++ = '}';
+
+    events = p;
+    *p++ = '{';
+
+    for (i = 0; i < lane->sent_n; i++) {
+
+        if (i) {
+            *p++ = ',';
+        }
+
+        p = ngx_cpymem(p, lane->sent[i].event, sizeof(lane->sent[i].event));
+    }
+
+    *p++ = '}';
+
+    values[0].data = ngx_commerce_kafka_shared->node;
+    values[0].len = sizeof(ngx_commerce_kafka_shared->node);
+    values[1].data = list;
+    values[1].len = ngx_commerce_kafka_shards_text(list, shards) - list;
+    values[2].data = ids;
+    values[2].len = events - ids;
+    values[3].data = lane->sent_n ? lane->since : NULL;
+    values[3].len = lane->sent_n ? ngx_strlen(lane->since) : 0;
+    values[4].data = many;
+    values[4].len = ngx_sprintf(many, "%ui", ngx_commerce_kafka_conf->batch)
+                    - many;
+    values[5].data = events;
+    values[5].len = p - events;
+
+    op->lane = NGX_COMMERCE_PG_EVENTS;
+    op->rank = NGX_COMMERCE_PG_VITAL;
+    op->query.stmt = ngx_commerce_kafka_conf->turn_stmt;
+    op->query.values = values;
+    op->handler = ngx_commerce_kafka_lane_claimed;
+    op->data = lane;
+
+    if (ngx_commerce_pg_submit(op) == NGX_OK) {
+        lane->state = NGX_COMMERCE_KAFKA_CLAIMING;
+        lane->marking = lane->sent_n;
+        lane->marked = lane->shards;
+        lane->shards = shards;
+        lane->again = 0;
+        lane->not_before = ngx_current_msec + NGX_COMMERCE_KAFKA_PACE;
+
+    } else {
+        lane->not_before = ngx_current_msec + 200;
+    }
+
+    ngx_free(ids);
+}
+
+
+static void
+ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
+    ngx_commerce_pg_status_t status, const PGresult *result)
+{
+    int                          row, rows;
+    rd_kafka_resp_err_t          err;
+    ngx_commerce_kafka_lane_t   *lane;
+    ngx_commerce_kafka_relay_t  *relay;
+
+    relay = &ngx_commerce_kafka_relay;
+    lane = op->data;
+    lane->state = NGX_COMMERCE_KAFKA_IDLE;
+
+    if (status != NGX_COMMERCE_PG_OK) {
+
+        /* marks are kept: saying it twice does no harm */
+
+        if (status == NGX_COMMERCE_PG_FAILED && lane->error_n++ % 20 == 0) {
+            ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                          "Kafka's relay: api.relay_turn() failed: %s",
+                          PQresultErrorField(result,
+                                             PG_DIAG_MESSAGE_PRIMARY));
+        }
+
+        lane->not_before = ngx_current_msec + 500;
+        return;
+    }
+
+    lane->error_n = 0;
+    lane->sent_n -= lane->marking;
+    ngx_memmove(lane->sent, lane->sent + lane->marking,
+                lane->sent_n * sizeof(ngx_commerce_kafka_row_t));
+    lane->marking = 0;
+    lane->marked = 0;
+
+    (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relay_turns, 1);
+
+    rows = PQntuples(result);
+
+    /* the lease may have gone while the statement took its time; a worker that leaves takes nothing more on */
+
+    if (rows == 0 || relay->leaving || relay->producer.rk == NULL
+        || (ngx_msec_int_t) (ngx_current_msec - relay->lease_until) >= 0)
+    {
+        lane->shards = 0;
+        ngx_commerce_kafka_lanes_run();
+        return;
+    }
+
+    ngx_commerce_crash("before-produce");
+
+    lane->count = 0;
+    lane->answered = 0;
+    lane->failed = 0;
+    lane->state = NGX_COMMERCE_KAFKA_SENDING;
+
+    for (row = 0; row < rows && lane->count < NGX_COMMERCE_KAFKA_BATCH; row++)
+    {
+        err = ngx_commerce_kafka_lane_produce(lane, result, row);
+
+        if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+            continue;
+        }
+
+        if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE) {
+            ngx_commerce_kafka_lane_bury(
+                          ngx_atoof((u_char *) PQgetvalue(result, row, 0),
+                                    PQgetlength(result, row, 0)),
+                          (u_char *) PQgetvalue(result, row, 1),
+                          rd_kafka_err2str(err));
+            continue;
+        }
+
+        /* the queue is full, or the producer is no more: those behind keep their place */
+
+        lane->not_before = ngx_current_msec + 100;
+
+        if (err == RD_KAFKA_RESP_ERR__FATAL) {
+            ngx_commerce_kafka_relay_fatal();
+
+        } else if (err != RD_KAFKA_RESP_ERR__QUEUE_FULL) {
+            ngx_commerce_kafka_relay_rebuild(rd_kafka_err2str(err));
+        }
+
+        break;
+    }
+
+    /* a producer that has just come to its end by itself cannot be ended */
+
+    if (lane->state == NGX_COMMERCE_KAFKA_SENDING
+        && ngx_commerce_crash_asked("fatal-produce"))
+    {
+        (void) rd_kafka_test_fatal_error(ngx_commerce_kafka_relay.producer.rk,
+                                RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+                                "a test wants it");
+    }
+
+    if (lane->state == NGX_COMMERCE_KAFKA_SENDING) {
+
+        /* a shard may have more */
+
+        if ((ngx_uint_t) rows >= ngx_commerce_kafka_conf->batch) {
+            lane->again = 1;
+            lane->not_before = ngx_min(lane->not_before, ngx_current_msec);
+        }
+
+        ngx_commerce_kafka_lane_settle(lane);
+    }
+}
+
+
+static rd_kafka_resp_err_t
+ngx_commerce_kafka_lane_produce(ngx_commerce_kafka_lane_t *lane,
+    const PGresult *result, int row)
+{
+    u_char                    *at;
+    uintptr_t                  opaque;
+    ngx_uint_t                 i;
+    rd_kafka_headers_t        *headers;
+    rd_kafka_resp_err_t        err;
+    ngx_commerce_kafka_row_t  *to;
+
+    /* CloudEvents 1.0, binary mode: columns of api.relay_turn() */
+
+    static const struct {
+        const char  *name;
+        int          column;
+    } attributes[] = {
+        { "ce_id", 4 },
+        { "ce_source", 5 },
+        { "ce_type", 6 },
+        { "ce_subject", 7 },
+        { "ce_time", 8 },
+        { "ce_partitionkey", 3 },
+        { "ce_tenantid", 9 },
+        { "ce_aggregateversion", 10 },
+        { "ce_correlationid", 11 },
+        { "ce_traceparent", 12 },
+    };
+
+    headers = rd_kafka_headers_new(12);
+
+    (void) rd_kafka_header_add(headers, "ce_specversion", -1, "1.0", 3);
+    (void) rd_kafka_header_add(headers, "content-type", -1,
+                               "application/json", 16);
+
+    for (i = 0; i < sizeof(attributes) / sizeof(attributes[0]); i++) {
+
+        if (!PQgetisnull(result, row, attributes[i].column)) {
+            (void) rd_kafka_header_add(headers, attributes[i].name, -1,
+                            PQgetvalue(result, row, attributes[i].column),
+                            PQgetlength(result, row, attributes[i].column));
+        }
+    }
+
+    opaque = (ngx_commerce_kafka_relay.generation << 16)
+             | (lane->number << 12) | lane->count;
+
+    err = rd_kafka_producev(ngx_commerce_kafka_relay.producer.rk,
+                  RD_KAFKA_V_TOPIC(PQgetvalue(result, row, 2)),
+                  RD_KAFKA_V_KEY(PQgetvalue(result, row, 3),
+                                 PQgetlength(result, row, 3)),
+                  RD_KAFKA_V_VALUE(PQgetvalue(result, row, 13),
+                                   PQgetlength(result, row, 13)),
+                  RD_KAFKA_V_HEADERS(headers),
+                  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+                  RD_KAFKA_V_OPAQUE((void *) opaque),
+                  RD_KAFKA_V_END);
+
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        rd_kafka_headers_destroy(headers);
+        return err;
+    }
+
+    /* one time zone, so that the text's order is that of time */
+
+    at = (u_char *) PQgetvalue(result, row, 1);
+
+    if ((lane->sent_n == 0 && lane->count == 0)
+        || ngx_strcmp(at, lane->since) < 0)
+    {
+        (void) ngx_cpystrn(lane->since, at, sizeof(lane->since));
+    }
+
+    to = &lane->rows[lane->count++];
+
+    to->id = ngx_atoof((u_char *) PQgetvalue(result, row, 0),
+                       PQgetlength(result, row, 0));
+    ngx_memcpy(to->event, PQgetvalue(result, row, 4), sizeof(to->event));
+
+    return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+
+/* All have been answered: mark them and go on, at once or, when something failed, after a while. */
+
+static void
+ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane)
+{
+    if (lane->answered < lane->count) {
+        return;
+    }
+
+    ngx_commerce_crash("after-produce");
+
+    lane->state = NGX_COMMERCE_KAFKA_IDLE;
+
+    if (lane->failed) {
+        lane->not_before = ngx_current_msec + 500;
+        return;
+    }
+
+    if (ngx_commerce_kafka_relay.leaving) {
+        return;
+    }
+
+    ngx_commerce_kafka_lanes_run();
+}
+
+
+static void
+ngx_commerce_kafka_lane_bury(int64_t id, u_char *since, const char *error)
+{
+    u_char                 text[NGX_INT64_LEN];
+    ngx_str_t              values[3];
+    ngx_commerce_pg_op_t  *op;
+
+    op = ngx_commerce_pg_alloc();
+    if (op == NULL) {
+        return;
+    }
+
+    values[0].data = text;
+    values[0].len = ngx_sprintf(text, "%L", id) - text;
+    values[1].data = since;
+    values[1].len = ngx_strlen(since);
+    values[2].data = (u_char *) error;
+    values[2].len = ngx_strlen(error);
+
+    op->lane = NGX_COMMERCE_PG_EVENTS;
+    op->rank = NGX_COMMERCE_PG_VITAL;
+    op->query.stmt = ngx_commerce_kafka_conf->bury_stmt;
+    op->query.values = values;
+    op->handler = ngx_commerce_kafka_lane_buried;
+
+    /* busy: it is claimed again, and refused again */
+    (void) ngx_commerce_pg_submit(op);
+}
+
+
+static void
+ngx_commerce_kafka_lane_buried(ngx_commerce_pg_op_t *op,
+    ngx_commerce_pg_status_t status, const PGresult *result)
+{
+    if (status == NGX_COMMERCE_PG_OK) {
+        (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->dead, 1);
+    }
+}
+
+
+void
+ngx_commerce_kafka_lane_report(rd_kafka_event_t *event)
+{
+    uintptr_t                    opaque;
+    ngx_uint_t                   row;
+    ngx_commerce_kafka_lane_t   *lane;
+    const rd_kafka_message_t    *message;
+    ngx_commerce_kafka_relay_t  *relay;
+
+    relay = &ngx_commerce_kafka_relay;
+
+    while ((message = rd_kafka_event_message_next(event)) != NULL) {
+
+        opaque = (uintptr_t) message->_private;
+
+        if ((opaque >> 16) != relay->generation) {
+            continue;
+        }
+
+        lane = &relay->lanes[(opaque >> 12) & 0xf];
+        row = opaque & 0xfff;
+
+        if (lane->state != NGX_COMMERCE_KAFKA_SENDING || row >= lane->count) {
+            continue;
+        }
+
+        lane->answered++;
+
+        if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+            lane->sent[lane->sent_n++] = lane->rows[row];
+            relay->rebuilds = 0;
+            (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relayed,
+                                        1);
+
+        } else if (message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
+                   || message->err == RD_KAFKA_RESP_ERR_INVALID_RECORD)
+        {
+            /* for good: the brokers' limit may be lower than ours */
+
+            ngx_commerce_kafka_lane_bury(lane->rows[row].id, lane->since,
+                                         rd_kafka_err2str(message->err));
+            lane->failed++;
+
+        } else {
+            if (lane->failed++ == 0) {
+                ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                              "Kafka's relay: a record for topic \"%s\" "
+                              "failed: %s; it is sent again",
+                              rd_kafka_topic_name(message->rkt),
+                              rd_kafka_err2str(message->err));
+            }
+
+            (void) ngx_atomic_fetch_add(
+                                  &ngx_commerce_kafka_shared->relay_failed, 1);
+        }
+
+        ngx_commerce_kafka_lane_settle(lane);
+    }
+}
+
+
+u_char *
+ngx_commerce_kafka_shards_text(u_char *p, uint32_t shards)
+{
+    u_char      *begin;
+    ngx_uint_t   i;
+
+    begin = p;
+    *p++ = '{';
+
+    for (i = 0; i < NGX_COMMERCE_KAFKA_SHARDS; i++) {
+        if (shards & (1u << i)) {
+            p = ngx_sprintf(p, p == begin + 1 ? "%ui" : ",%ui", i);
+        }
+    }
+
+    *p++ = '}';
+
+    return p;
+}
+
+
+uint32_t
+ngx_commerce_kafka_shards_read(const char *text)
+{
+    uint32_t    shards;
+    ngx_uint_t  n;
+
+    shards = 0;
+
+    while (*text) {
+
+        if (*text < '0' || *text > '9') {
+            text++;
+            continue;
+        }
+
+        for (n = 0; *text >= '0' && *text <= '9'; text++) {
+            n = n * 10 + (*text - '0');
+        }
+
+        if (n < NGX_COMMERCE_KAFKA_SHARDS) {
+            shards |= 1u << n;
+        }
+    }
+
+    return shards;
+}
+
+
+/* The shards of a lane, as bits. */
+
+static uint32_t
+ngx_commerce_kafka_lane_shards(ngx_commerce_kafka_lane_t *lane)
+{
+    return ((1u << NGX_COMMERCE_KAFKA_SHARE) - 1)
+           << (lane->number * NGX_COMMERCE_KAFKA_SHARE);
+}
