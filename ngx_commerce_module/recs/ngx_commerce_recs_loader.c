@@ -1,0 +1,576 @@
+/*
+ * The loader: in worker 0, every interval, a thread looks into the folder and
+ * brings files that have changed into the zone.
+ *
+ * A file is named ID.sim by its tenant and replaced by rename().  It is read
+ * into free memory of the zone, checked there, and shown; so whatever happens
+ * to the file afterwards, or while it is read, harms nobody.  One that is no
+ * good is told about once; the table before it stays.
+ */
+
+#include "ngx_commerce_recs_internal.h"
+#include "ngx_commerce_cache.h"
+#include "ngx_commerce_tenant.h"
+
+#include <dirent.h>
+
+
+#define NGX_COMMERCE_RECS_SUFFIX   ".sim"
+#define NGX_COMMERCE_RECS_SETTLED  500000000    /* ns since the last write */
+#define NGX_COMMERCE_RECS_ROUND    64           /* tables loaded, and found without a file, in a round */
+
+
+typedef struct {
+    ngx_commerce_tables_t     tables;
+    ngx_commerce_recs_sh_t   *sh;
+    const char               *path;             /* terminated */
+    ngx_log_t                *log;
+    ngx_uint_t                complained;       /* the folder cannot be read, and that was said */
+
+    /* what a round found, for the event loop */
+    uint64_t                  gone[NGX_COMMERCE_RECS_ROUND];
+    ngx_uint_t                ngone;
+    uint64_t                  loaded[NGX_COMMERCE_RECS_ROUND];
+    ngx_uint_t                nloaded;
+
+    /* what the event loop wants done */
+    uint64_t                  withdraw[NGX_COMMERCE_RECS_ROUND];
+    ngx_uint_t                nwithdraw;
+} ngx_commerce_recs_round_t;
+
+typedef struct {
+    ngx_event_t               timer;
+    ngx_msec_t                interval;
+    ngx_thread_pool_t        *pool;
+    ngx_thread_task_t        *task;
+    ngx_commerce_recs_round_t round;
+} ngx_commerce_recs_loader_t;
+
+
+static void ngx_commerce_recs_loader_timer(ngx_event_t *ev);
+static void ngx_commerce_recs_loader_done(ngx_event_t *ev);
+static void ngx_commerce_recs_loader_withdraw(
+    ngx_commerce_recs_round_t *round);
+static void ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log);
+static void ngx_commerce_recs_round_scan(ngx_commerce_recs_round_t *round);
+static void ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round,
+    int dir, const char *name, uint64_t tenant);
+static ngx_int_t ngx_commerce_recs_round_load(
+    ngx_commerce_recs_round_t *round, int fd, const char *name,
+    uint64_t tenant, const ngx_commerce_tables_file_t *file);
+static ngx_int_t ngx_commerce_recs_round_full(
+    ngx_commerce_recs_round_t *round, const char *name, uint64_t size);
+static const char *ngx_commerce_recs_round_read(int fd, u_char *data,
+    size_t size, const ngx_commerce_tables_file_t *file);
+static void ngx_commerce_recs_round_gone(ngx_commerce_recs_round_t *round,
+    int dir);
+static void ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round);
+static uint64_t ngx_commerce_recs_tenant(const char *name);
+static void ngx_commerce_recs_file(const struct stat *st,
+    ngx_commerce_tables_file_t *file);
+static ngx_uint_t ngx_commerce_recs_same(const ngx_commerce_tables_file_t *a,
+    const ngx_commerce_tables_file_t *b);
+
+
+static ngx_commerce_recs_loader_t  ngx_commerce_recs_loader;
+
+
+void
+ngx_commerce_recs_loader_init(ngx_cycle_t *cycle,
+    const ngx_commerce_recs_main_conf_t *rmcf)
+{
+    ngx_commerce_recs_loader_t  *loader;
+
+    loader = &ngx_commerce_recs_loader;
+
+    ngx_memzero(loader, sizeof(ngx_commerce_recs_loader_t));
+
+    loader->task = ngx_thread_task_alloc(cycle->pool, 0);
+
+    if (loader->task == NULL) {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                      "recommendations are not loaded: out of memory");
+        return;
+    }
+
+    loader->interval = rmcf->interval;
+    loader->pool = rmcf->pool;
+
+    loader->round.tables = rmcf->tables;
+    loader->round.sh = rmcf->sh;
+    loader->round.path = (const char *) rmcf->path.data;
+    loader->round.log = cycle->log;
+
+    loader->task->ctx = &loader->round;
+    loader->task->handler = ngx_commerce_recs_loader_thread;
+    loader->task->event.handler = ngx_commerce_recs_loader_done;
+    loader->task->event.data = loader;
+    loader->task->event.log = cycle->log;
+
+    loader->timer.handler = ngx_commerce_recs_loader_timer;
+    loader->timer.data = loader;
+    loader->timer.log = cycle->log;
+    loader->timer.cancelable = 1;
+
+    ngx_add_timer(&loader->timer, 1);
+}
+
+
+static void
+ngx_commerce_recs_loader_timer(ngx_event_t *ev)
+{
+    ngx_commerce_recs_loader_t *loader = ev->data;
+
+    if (ngx_exiting || ngx_terminate || ngx_quit) {
+        return;
+    }
+
+    if (ngx_thread_task_post(loader->pool, loader->task) != NGX_OK) {
+        ngx_add_timer(&loader->timer, loader->interval);
+    }
+}
+
+
+static void
+ngx_commerce_recs_loader_done(ngx_event_t *ev)
+{
+    ngx_commerce_recs_loader_t *loader = ev->data;
+
+    u_char                      text[NGX_INT64_LEN + sizeof(":recommendations")];
+    ngx_str_t                   id;
+    ngx_uint_t                  i;
+    ngx_commerce_recs_round_t  *round;
+
+    round = &loader->round;
+
+    ngx_commerce_recs_loader_withdraw(round);
+
+    /* what was answered from the table before */
+
+    for (i = 0; i < round->nloaded; i++) {
+        id.data = text;
+        id.len = ngx_sprintf(text, "%uL:recommendations", round->loaded[i])
+                 - text;
+
+        ngx_commerce_cache_invalidate(&id);
+    }
+
+    if (!ngx_exiting && !ngx_terminate && !ngx_quit) {
+        /* a full round: there may be more */
+        ngx_add_timer(&loader->timer,
+                      (round->nloaded == NGX_COMMERCE_RECS_ROUND)
+                      ? 1 : loader->interval);
+    }
+}
+
+
+/*
+ * A table whose file is gone goes on, for a folder may be away for a moment;
+ * unless its tenant is gone too.
+ */
+
+static void
+ngx_commerce_recs_loader_withdraw(ngx_commerce_recs_round_t *round)
+{
+    u_char                  text[NGX_INT64_LEN];
+    ngx_str_t               id;
+    ngx_uint_t              i;
+    ngx_pool_t             *pool;
+    ngx_commerce_tenant_t   tenant;
+
+    round->nwithdraw = 0;
+
+    if (round->ngone == 0) {
+        return;
+    }
+
+    pool = ngx_create_pool(NGX_MIN_POOL_SIZE, round->log);
+    if (pool == NULL) {
+        return;
+    }
+
+    for (i = 0; i < round->ngone; i++) {
+        id.data = text;
+        id.len = ngx_sprintf(text, "%uL", round->gone[i]) - text;
+
+        if (ngx_commerce_tenant_by_id(pool, &id, &tenant) == NGX_DECLINED) {
+            round->withdraw[round->nwithdraw++] = round->gone[i];
+        }
+    }
+
+    ngx_destroy_pool(pool);
+}
+
+
+/* One round.  Of two configurations during a reload one waits for the next. */
+
+static void
+ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log)
+{
+    ngx_commerce_recs_round_t *round = data;
+
+    ngx_uint_t  i;
+
+    round->ngone = 0;
+    round->nloaded = 0;
+
+    if (!ngx_commerce_tables_lock(&round->tables)) {
+        return;
+    }
+
+    for (i = 0; i < round->nwithdraw; i++) {
+        ngx_commerce_tables_withdraw(&round->tables, round->withdraw[i]);
+    }
+
+    ngx_commerce_recs_round_scan(round);
+    ngx_commerce_recs_round_count(round);
+
+    ngx_commerce_tables_unlock(&round->tables);
+}
+
+
+static void
+ngx_commerce_recs_round_scan(ngx_commerce_recs_round_t *round)
+{
+    DIR            *dir;
+    uint64_t        tenant;
+    struct dirent  *entry;
+
+    dir = opendir(round->path);
+
+    if (dir == NULL) {
+        if (!round->complained) {
+            ngx_log_error(NGX_LOG_ERR, round->log, ngx_errno,
+                          "commerce_similarity_zone: the folder \"%s\" "
+                          "cannot be read; recommendations stay as they are",
+                          round->path);
+        }
+
+        round->complained = 1;
+        return;
+    }
+
+    round->complained = 0;
+
+    for ( ;; ) {
+        entry = readdir(dir);
+
+        if (entry == NULL) {
+            break;
+        }
+
+        tenant = ngx_commerce_recs_tenant(entry->d_name);
+
+        if (tenant != 0 && round->nloaded < NGX_COMMERCE_RECS_ROUND) {
+            ngx_commerce_recs_round_file(round, dirfd(dir), entry->d_name,
+                                         tenant);
+        }
+    }
+
+    ngx_commerce_recs_round_gone(round, dirfd(dir));
+
+    (void) closedir(dir);
+}
+
+
+/* Has it changed, and does nobody write to it any more? */
+
+static void
+ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round, int dir,
+    const char *name, uint64_t tenant)
+{
+    int                          fd;
+    int64_t                      age;
+    struct stat                  st;
+    struct timespec              now;
+    ngx_commerce_tables_file_t   file;
+    ngx_commerce_tables_note_t   note;
+
+    if (fstatat(dir, name, &st, 0) == -1 || !S_ISREG(st.st_mode)) {
+        return;
+    }
+
+    ngx_commerce_recs_file(&st, &file);
+
+    if (ngx_commerce_tables_note(&round->tables, tenant, &note)
+        && (ngx_commerce_recs_same(&file, &note.file)
+            || ngx_commerce_recs_same(&file, &note.refused)))
+    {
+        return;
+    }
+
+    (void) clock_gettime(CLOCK_REALTIME, &now);
+    age = ((int64_t) now.tv_sec * 1000000000 + now.tv_nsec)
+          - (int64_t) file.modified;
+
+    if (age >= 0 && age < NGX_COMMERCE_RECS_SETTLED) {
+        return;
+    }
+
+    fd = openat(dir, name, O_RDONLY|O_CLOEXEC|O_NONBLOCK);
+
+    if (fd == -1) {
+        ngx_log_error(NGX_LOG_ERR, round->log, ngx_errno,
+                      "commerce_similarity_zone: \"%s/%s\" cannot be opened; "
+                      "the table before it stays", round->path, name);
+        ngx_commerce_tables_refuse(&round->tables, tenant, &file);
+        return;
+    }
+
+    if (fstat(fd, &st) == 0) {
+        ngx_commerce_recs_file(&st, &file);
+
+        if (ngx_commerce_recs_round_load(round, fd, name, tenant, &file)
+            == NGX_ERROR)
+        {
+            ngx_commerce_tables_refuse(&round->tables, tenant, &file);
+        }
+    }
+
+    (void) close(fd);
+}
+
+
+/* NGX_AGAIN: in the next round. */
+
+static ngx_int_t
+ngx_commerce_recs_round_load(ngx_commerce_recs_round_t *round, int fd,
+    const char *name, uint64_t tenant, const ngx_commerce_tables_file_t *file)
+{
+    void                       *data;
+    const char                 *why;
+    struct timespec             now;
+    ngx_commerce_similarity_t   table;
+    ngx_commerce_tables_rc_t    rc;
+
+    rc = ngx_commerce_tables_reserve(&round->tables, file->size, &data);
+
+    if (rc == NGX_COMMERCE_TABLES_BUSY) {
+        return NGX_AGAIN;
+    }
+
+    if (rc == NGX_COMMERCE_TABLES_FULL) {
+        return ngx_commerce_recs_round_full(round, name, file->size);
+    }
+
+    why = ngx_commerce_recs_round_read(fd, data, file->size, file);
+
+    if (why == NULL
+        && ngx_commerce_similarity_open(&table, data, file->size, &why)
+           == NGX_COMMERCE_OK)
+    {
+        why = (table.about->tenant_id == tenant) ? NULL
+              : "it is another tenant's";
+    }
+
+    if (why) {
+        ngx_log_error(NGX_LOG_ERR, round->log, 0,
+                      "commerce_similarity_zone: \"%s/%s\" is no table: %s; "
+                      "the one before it stays", round->path, name, why);
+        return NGX_ERROR;
+    }
+
+    (void) clock_gettime(CLOCK_REALTIME, &now);
+
+    rc = ngx_commerce_tables_publish(&round->tables, tenant, data, file->size,
+                                     file, (int64_t) now.tv_sec * 1000
+                                           + now.tv_nsec / 1000000);
+
+    if (rc == NGX_COMMERCE_TABLES_BUSY) {
+        return NGX_AGAIN;
+    }
+
+    if (rc == NGX_COMMERCE_TABLES_FULL) {
+        return ngx_commerce_recs_round_full(round, name, file->size);
+    }
+
+    round->loaded[round->nloaded++] = tenant;
+
+    ngx_log_error(NGX_LOG_NOTICE, round->log, 0,
+                  "recommendations of tenant %uL: generation %uL, %uD "
+                  "products, %uL bytes", tenant, table.about->generation,
+                  table.items, file->size);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_recs_round_full(ngx_commerce_recs_round_t *round,
+    const char *name, uint64_t size)
+{
+    ngx_commerce_tables_stats_t  stats;
+
+    ngx_commerce_tables_stats(&round->tables, &stats);
+
+    if (stats.shops >= stats.shops_max) {
+        ngx_log_error(NGX_LOG_ERR, round->log, 0,
+                      "commerce_similarity_zone is too small for \"%s/%s\": "
+                      "it has room for %uL shops; raise its size of %uzm and "
+                      "reload", round->path, name, stats.shops_max,
+                      round->sh->area.size >> 20);
+        return NGX_ERROR;
+    }
+
+    ngx_log_error(NGX_LOG_ERR, round->log, 0,
+                  "commerce_similarity_zone is too small for \"%s/%s\": it "
+                  "needs %uLk in one piece, %uLk are left of %uzm, the old "
+                  "table stays; a new table must fit beside the one it "
+                  "replaces: raise the size to %uLm and reload", round->path,
+                  name, size >> 10, stats.largest >> 10,
+                  round->sh->area.size >> 20,
+                  ((stats.used + 2 * size) >> 20) + 8);
+
+    return NGX_ERROR;
+}
+
+
+/* The whole file, and it is still the same one. */
+
+static const char *
+ngx_commerce_recs_round_read(int fd, u_char *data, size_t size,
+    const ngx_commerce_tables_file_t *file)
+{
+    size_t                       done;
+    ssize_t                      n;
+    struct stat                  st;
+    ngx_commerce_tables_file_t   now;
+
+    for (done = 0; done < size; done += n) {
+        n = pread(fd, data + done, size - done, done);
+
+        if (n == -1 && ngx_errno == NGX_EINTR) {
+            n = 0;
+            continue;
+        }
+
+        if (n == -1) {
+            return "it cannot be read";
+        }
+
+        if (n == 0) {
+            return "it became shorter while it was read";
+        }
+    }
+
+    if (fstat(fd, &st) == -1) {
+        return "it cannot be read";
+    }
+
+    ngx_commerce_recs_file(&st, &now);
+
+    return ngx_commerce_recs_same(&now, file) ? NULL
+           : "it changed while it was read; publish by rename()";
+}
+
+
+static void
+ngx_commerce_recs_round_gone(ngx_commerce_recs_round_t *round, int dir)
+{
+    u_char       name[NGX_INT64_LEN + sizeof(NGX_COMMERCE_RECS_SUFFIX)];
+    uint64_t     at, tenant;
+    struct stat  st;
+
+    at = 0;
+
+    while ((at = ngx_commerce_tables_next(&round->tables, at, &tenant)) != 0
+           && round->ngone < NGX_COMMERCE_RECS_ROUND)
+    {
+        *ngx_sprintf(name, "%uL%s", tenant, NGX_COMMERCE_RECS_SUFFIX) = '\0';
+
+        if (fstatat(dir, (char *) name, &st, 0) == -1
+            && ngx_errno == NGX_ENOENT)
+        {
+            round->gone[round->ngone++] = tenant;
+        }
+    }
+}
+
+
+/* For /health: how many, how new, what was refused since. */
+
+static void
+ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round)
+{
+    const char                   *why;
+    uint64_t                      at, tenant, tables, refused, generation;
+    int64_t                       created;
+    ngx_commerce_similarity_t     table;
+    ngx_commerce_tables_note_t    note;
+    ngx_commerce_tables_found_t   found;
+
+    tables = 0;
+    refused = 0;
+    generation = 0;
+    created = 0;
+    at = 0;
+
+    while ((at = ngx_commerce_tables_next(&round->tables, at, &tenant)) != 0) {
+        tables++;
+
+        if (ngx_commerce_tables_note(&round->tables, tenant, &note)
+            && note.refused.size + note.refused.modified != 0)
+        {
+            refused++;
+        }
+
+        if (ngx_commerce_tables_find(&round->tables, tenant, &found)
+            && ngx_commerce_similarity_attach(&table, found.data, found.size,
+                                              &why)
+               == NGX_COMMERCE_OK
+            && table.about->created > created)
+        {
+            created = table.about->created;
+            generation = table.about->generation;
+        }
+    }
+
+    round->sh->generation = generation;
+    round->sh->created = created / 1000;
+    round->sh->refused = refused;
+    round->sh->tables = tables;
+}
+
+
+/* "17.sim" → 17; 0: something else */
+
+static uint64_t
+ngx_commerce_recs_tenant(const char *name)
+{
+    off_t   id;
+    size_t  len;
+
+    len = ngx_strlen(name);
+
+    if (len < sizeof(NGX_COMMERCE_RECS_SUFFIX)
+        || name[0] == '0'
+        || ngx_strcmp(name + len + 1 - sizeof(NGX_COMMERCE_RECS_SUFFIX),
+                      NGX_COMMERCE_RECS_SUFFIX)
+           != 0)
+    {
+        return 0;
+    }
+
+    id = ngx_atoof((u_char *) name, len + 1 - sizeof(NGX_COMMERCE_RECS_SUFFIX));
+
+    return (id == NGX_ERROR) ? 0 : (uint64_t) id;
+}
+
+
+static void
+ngx_commerce_recs_file(const struct stat *st, ngx_commerce_tables_file_t *file)
+{
+    file->inode = st->st_ino;
+    file->modified = (uint64_t) st->st_mtim.tv_sec * 1000000000
+                     + st->st_mtim.tv_nsec;
+    file->size = st->st_size;
+}
+
+
+static ngx_uint_t
+ngx_commerce_recs_same(const ngx_commerce_tables_file_t *a,
+    const ngx_commerce_tables_file_t *b)
+{
+    return a->inode == b->inode && a->modified == b->modified
+           && a->size == b->size;
+}
