@@ -4,6 +4,7 @@
  */
 
 #include "ngx_commerce_http.h"
+#include "ngx_commerce_text.h"
 
 #include <openssl/evp.h>
 
@@ -12,10 +13,13 @@
 
 
 static ngx_int_t ngx_commerce_body_type(ngx_commerce_request_t *c);
-static ngx_int_t ngx_commerce_body_read(ngx_commerce_request_t *c,
-    ngx_str_t *body);
 static ngx_int_t ngx_commerce_body_json(ngx_commerce_request_t *c,
     ngx_str_t *body, ngx_commerce_json_t **root);
+static ngx_int_t ngx_commerce_body_text(ngx_commerce_request_t *c,
+    ngx_str_t *body);
+static ngx_int_t ngx_commerce_body_scope(ngx_commerce_request_t *c,
+    ngx_commerce_json_t *root);
+static ngx_int_t ngx_commerce_body_absent(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_body_key(ngx_commerce_request_t *c,
     ngx_commerce_json_t *root, ngx_str_t *body);
 
@@ -101,8 +105,7 @@ ngx_int_t
 ngx_commerce_body_accept(ngx_commerce_request_t *c)
 {
     ngx_str_t             body;
-    ngx_uint_t            i;
-    ngx_commerce_json_t  *root, *value;
+    ngx_commerce_json_t  *root;
 
     root = NULL;
 
@@ -128,7 +131,8 @@ ngx_commerce_body_accept(ngx_commerce_request_t *c)
                 c->op->media[0].len, c->op->media[0].data);
         }
 
-        return ngx_commerce_body_key(c, NULL, &body);
+        return ngx_commerce_body_key(c, NULL, &body) == NGX_OK
+               ? ngx_commerce_body_absent(c) : NGX_ERROR;
     }
 
     if (ngx_commerce_body_type(c) != NGX_OK) {
@@ -144,39 +148,119 @@ ngx_commerce_body_accept(ngx_commerce_request_t *c)
                 "The body must be UTF-8 text without NUL characters.");
         }
 
-        c->slots[c->op->body_slot].set = 1;
-        c->slots[c->op->body_slot].type = NGX_COMMERCE_JSON_STRING;
-        c->slots[c->op->body_slot].text = body;
+        if (ngx_commerce_body_text(c, &body) != NGX_OK) {
+            return NGX_ERROR;
+        }
 
         return ngx_commerce_body_key(c, NULL, &body);
     }
 
-    if (ngx_commerce_body_json(c, &body, &root) != NGX_OK) {
+    /* the fingerprint is of what was sent: a default may change between two tries */
+
+    if (ngx_commerce_body_json(c, &body, &root) != NGX_OK
+        || ngx_commerce_body_key(c, root, &body) != NGX_OK
+        || ngx_commerce_sealed_body(c, root) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_commerce_body_scope(c, root);
+}
+
+
+/* Text that is no JSON: CSV. */
+
+static ngx_int_t
+ngx_commerce_body_text(ngx_commerce_request_t *c, ngx_str_t *body)
+{
+    ngx_commerce_rc_t      rc;
+    ngx_commerce_str_t     text;
+    ngx_commerce_alloc_t   alloc;
+    ngx_commerce_value_t  *v;
+
+    alloc = ngx_commerce_pool_alloc(c->request->pool);
+    text = ngx_commerce_to_core(body);
+
+    rc = ngx_commerce_text_nfc(&alloc, &text);
+
+    if (rc == NGX_COMMERCE_INVALID) {
+        return ngx_commerce_problem(c, 400, "too-many-marks",
+            "A character must not bear more than %d combining marks.",
+            NGX_COMMERCE_TEXT_MARKS);
+    }
+
+    if (rc != NGX_COMMERCE_OK) {
+        return NGX_ERROR;
+    }
+
+    v = &c->slots[c->op->body_slot];
+    v->set = 1;
+    v->type = NGX_COMMERCE_JSON_STRING;
+    v->text = ngx_commerce_from_core(&text);
+
+    return NGX_OK;
+}
+
+
+/* The body with its defaults, as one value or member by member. */
+
+static ngx_int_t
+ngx_commerce_body_scope(ngx_commerce_request_t *c, ngx_commerce_json_t *root)
+{
+    ngx_uint_t             i;
+    ngx_commerce_json_t   *value;
+    ngx_commerce_alloc_t   alloc;
+
+    alloc = ngx_commerce_pool_alloc(c->request->pool);
+
+    if (ngx_commerce_schema_complete(c->op->body, root, &alloc)
+        != NGX_COMMERCE_OK)
+    {
         return NGX_ERROR;
     }
 
     if (c->op->body_name.len) {
         ngx_commerce_scope_set(c, c->op->body_slot, root);
+        return NGX_OK;
+    }
 
-    } else {
-
-        for (i = 0; i < c->op->members_count; i++) {
-            value = ngx_commerce_json_get_n(root,
-                                            c->op->members[i].name.data,
-                                            c->op->members[i].name.len);
-            if (value) {
-                ngx_commerce_scope_set(c, c->op->members[i].slot, value);
-            }
+    for (i = 0; i < c->op->members_count; i++) {
+        value = ngx_commerce_json_get_n(root, c->op->members[i].name.data,
+                                        c->op->members[i].name.len);
+        if (value) {
+            ngx_commerce_scope_set(c, c->op->members[i].slot, value);
         }
     }
 
-    return ngx_commerce_body_key(c, root, &body);
+    return NGX_OK;
+}
+
+
+/* No body where one is not required: its members' defaults count all the same. */
+
+static ngx_int_t
+ngx_commerce_body_absent(ngx_commerce_request_t *c)
+{
+    ngx_commerce_json_t  *root;
+
+    if (c->op->body == NULL || c->op->body_name.len) {
+        return NGX_OK;
+    }
+
+    root = ngx_pcalloc(c->request->pool, sizeof(ngx_commerce_json_t));
+    if (root == NULL) {
+        return NGX_ERROR;
+    }
+
+    root->type = NGX_COMMERCE_JSON_OBJECT;
+
+    return ngx_commerce_body_scope(c, root);
 }
 
 
 /* The body as one string.  It is in a file when it outgrew the buffer. */
 
-static ngx_int_t
+ngx_int_t
 ngx_commerce_body_read(ngx_commerce_request_t *c, ngx_str_t *body)
 {
     off_t                size;
@@ -374,7 +458,14 @@ ngx_commerce_body_key(ngx_commerce_request_t *c, ngx_commerce_json_t *root,
         return NGX_ERROR;
     }
 
+    /*
+     * No hash is stored that guesses can be compared with: of passwords, codes,
+     * and what is sealed
+     */
+
     i = EVP_DigestInit_ex(md, EVP_sha256(), NULL)
+        && EVP_DigestUpdate(md, c->conf->cursor_key,
+                            sizeof(c->conf->cursor_key))
         && EVP_DigestUpdate(md, &c->op->method, sizeof(c->op->method))
         && EVP_DigestUpdate(md, binding.data, binding.len)
         && EVP_DigestUpdate(md, "", 1)

@@ -10,7 +10,8 @@ static ngx_int_t ngx_commerce_cached_tags(ngx_commerce_request_t *c,
     ngx_uint_t *count);
 static ngx_int_t ngx_commerce_cached_get(ngx_commerce_request_t *c,
     ngx_str_t *key, const ngx_commerce_cache_rule_t *rule,
-    ngx_commerce_cache_ticket_t *ticket, ngx_commerce_reply_t *reply);
+    ngx_commerce_cache_ticket_t *ticket, ngx_commerce_reply_t *reply,
+    const void **place);
 static void ngx_commerce_cached_put(ngx_commerce_cache_ticket_t *ticket,
     ngx_commerce_reply_t *reply, ngx_str_t *headers, ngx_uint_t ttl);
 
@@ -25,6 +26,7 @@ ngx_commerce_cached_response(ngx_commerce_request_t *c)
     ngx_int_t              rc;
     ngx_str_t              key;
     ngx_uint_t             i;
+    const void            *place;
     ngx_commerce_value_t  *v;
 
     len = c->tenant.id.len + c->op->id.len + 3;
@@ -58,11 +60,13 @@ ngx_commerce_cached_response(ngx_commerce_request_t *c)
     key.len = p - key.data;
 
     rc = ngx_commerce_cached_get(c, &key, &c->op->cache, &c->ticket,
-                                 &c->reply);
+                                 &c->reply, &place);
     c->ticketed = (rc == NGX_DECLINED);
     c->cache_hit = (rc == NGX_OK);
 
     if (rc == NGX_OK) {
+        ngx_commerce_address_found(c, place);
+
         c->reply.lines = c->reply.headers;
         c->reply.rendered = 1;
         ngx_str_null(&c->reply.headers);
@@ -94,11 +98,12 @@ ngx_int_t
 ngx_commerce_cached_call(ngx_commerce_request_t *c,
     const ngx_commerce_call_t *call, ngx_str_t *args)
 {
-    size_t      len;
-    u_char     *p;
-    uint32_t    i;
-    ngx_int_t   rc;
-    ngx_str_t   key;
+    size_t       len;
+    u_char      *p;
+    uint32_t     i;
+    ngx_int_t    rc;
+    ngx_str_t    key;
+    const void  *place;
 
     len = c->tenant.id.len + call->function.len + 3;
 
@@ -129,7 +134,7 @@ ngx_commerce_cached_call(ngx_commerce_request_t *c,
     key.len = p - key.data;
 
     rc = ngx_commerce_cached_get(c, &key, &call->cache, &c->call_ticket,
-                                 &c->step);
+                                 &c->step, &place);
     c->call_ticketed = (rc == NGX_DECLINED);
 
     return rc;
@@ -151,7 +156,7 @@ ngx_commerce_cached_keep_call(ngx_commerce_request_t *c)
 static ngx_int_t
 ngx_commerce_cached_get(ngx_commerce_request_t *c, ngx_str_t *key,
     const ngx_commerce_cache_rule_t *rule, ngx_commerce_cache_ticket_t *ticket,
-    ngx_commerce_reply_t *reply)
+    ngx_commerce_reply_t *reply, const void **place)
 {
     ngx_int_t                   rc;
     ngx_str_t                   tags[NGX_COMMERCE_CACHE_TAGS_MAX];
@@ -165,22 +170,26 @@ ngx_commerce_cached_get(ngx_commerce_request_t *c, ngx_str_t *key,
         return NGX_AGAIN;
     }
 
-    if (ngx_commerce_cached_tags(c, rule, tags, &count) != NGX_OK) {
-        return NGX_ERROR;
+    rc = ngx_commerce_cache_get(key, ticket, &entry, c->request->pool);
+
+    if (rc != NGX_OK) {
+
+        if (ngx_commerce_cached_tags(c, rule, tags, &count) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        ngx_commerce_cache_tags(ticket, tags, count);
+        return rc;
     }
 
-    rc = ngx_commerce_cache_get(key, tags, count, ticket, &entry,
-                                c->request->pool);
+    ngx_memzero(reply, sizeof(ngx_commerce_reply_t));
+    reply->status = entry.status;
+    reply->headers = entry.headers;
+    reply->body = entry.body;
+    reply->edge = entry.edge;
+    *place = entry.place;
 
-    if (rc == NGX_OK) {
-        ngx_memzero(reply, sizeof(ngx_commerce_reply_t));
-        reply->status = entry.status;
-        reply->headers = entry.headers;
-        reply->body = entry.body;
-        reply->edge = entry.edge;
-    }
-
-    return rc;
+    return NGX_OK;
 }
 
 

@@ -17,17 +17,22 @@ typedef struct {
 } ngx_commerce_sqlstate_t;
 
 
+static ngx_commerce_pg_stmt_t *ngx_commerce_call_statement(ngx_conf_t *cf,
+    const ngx_commerce_call_t *call, size_t len, ngx_uint_t keep);
 static ngx_int_t ngx_commerce_call_values(ngx_commerce_request_t *c,
     const ngx_commerce_call_t *call, ngx_str_t **values);
 static ngx_int_t ngx_commerce_call_before(ngx_commerce_request_t *c,
     const ngx_commerce_call_t *call, ngx_uint_t keep,
     ngx_commerce_pg_query_t *before);
+static ngx_int_t ngx_commerce_call_who(ngx_commerce_request_t *c,
+    ngx_str_t **values);
 static ngx_int_t ngx_commerce_call_owner(ngx_commerce_request_t *c,
     ngx_str_t *owner);
 static void ngx_commerce_call_handler(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
 static ngx_int_t ngx_commerce_call_reply(ngx_commerce_request_t *c,
     const PGresult *result);
+static ngx_int_t ngx_commerce_call_refused(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_call_column(ngx_commerce_request_t *c,
     const PGresult *result, int column, ngx_str_t *value);
 static ngx_int_t ngx_commerce_call_failed(ngx_commerce_request_t *c,
@@ -56,6 +61,8 @@ static const ngx_commerce_sqlstate_t  ngx_commerce_sqlstates[] = {
     { "22007", 422, "invalid-value", 0, NGX_LOG_INFO,
       "A date or time has not the form that is needed here." },
     { "22008", 422, "invalid-value", 0, NGX_LOG_INFO,
+      "A date or time is out of range." },
+    { "22009", 422, "invalid-value", 0, NGX_LOG_INFO,
       "A date or time is out of range." },
     { "22023", 422, "invalid-value", 0, NGX_LOG_INFO,
       "A value is not possible here." },
@@ -86,10 +93,8 @@ static const ngx_commerce_sqlstate_t  ngx_commerce_sqlstates[] = {
 ngx_int_t
 ngx_commerce_call_register(ngx_conf_t *cf, ngx_commerce_call_t *call)
 {
-    size_t      len;
-    u_char     *p;
-    uint32_t    i;
-    ngx_str_t   text, keep;
+    size_t    len;
+    uint32_t  i;
 
     if (call->cache.tags_count > NGX_COMMERCE_CACHE_TAGS_MAX) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
@@ -99,24 +104,49 @@ ngx_commerce_call_register(ngx_conf_t *cf, ngx_commerce_call_t *call)
         return NGX_ERROR;
     }
 
-    len = sizeof("SELECT s.status, s.body, s.headers, s.edge FROM () r, "
-                 "LATERAL api.keep_reply(r.status, r.body, r.headers, r.edge)"
-                 " s")
-          + call->function.len;
+    len = sizeof("SELECT s.status, s.body, s.headers, s.edge FROM () r")
+          + call->function.len
+          + 2 * sizeof(", LATERAL api.keep_reply(r.status, r.body, r.headers, "
+                       "r.edge) r");
 
     for (i = 0; i < call->args_count; i++) {
         len += call->args[i].parameter.len + sizeof("\"\" => $4294967295, ");
     }
 
-    text.data = ngx_pnalloc(cf->pool, len);
-    keep.data = ngx_pnalloc(cf->pool, len);
-
-    if (text.data == NULL || keep.data == NULL) {
+    call->stmt = ngx_commerce_call_statement(cf, call, len, 0);
+    if (call->stmt == NULL) {
         return NGX_ERROR;
     }
 
-    p = ngx_sprintf(text.data,
-                    "SELECT r.status, r.body, r.headers, r.edge FROM %*s(",
+    if (!call->keep_reply) {
+        return NGX_OK;
+    }
+
+    call->stmt_keep = ngx_commerce_call_statement(cf, call, len, 1);
+
+    return call->stmt_keep ? NGX_OK : NGX_ERROR;
+}
+
+
+/* The call, and around its reply what is to be done in the same transaction. */
+
+static ngx_commerce_pg_stmt_t *
+ngx_commerce_call_statement(ngx_conf_t *cf, const ngx_commerce_call_t *call,
+    size_t len, ngx_uint_t keep)
+{
+    u_char      *p, last;
+    uint32_t     i;
+    ngx_str_t    text;
+
+    text.data = ngx_pnalloc(cf->pool, len);
+    if (text.data == NULL) {
+        return NULL;
+    }
+
+    last = keep ? 'k' : call->audited ? 'a' : 'r';
+
+    p = ngx_sprintf(text.data, "SELECT %c.status, %c.body, %c.headers, "
+                    "%c.edge FROM %*s(", last, last, last, last,
                     call->function.len, call->function.data);
 
     for (i = 0; i < call->args_count; i++) {
@@ -126,32 +156,22 @@ ngx_commerce_call_register(ngx_conf_t *cf, ngx_commerce_call_t *call)
     }
 
     p = ngx_cpymem(p, ") r", 3);
+
+    if (call->audited) {
+        p = ngx_sprintf(p, ", LATERAL api.audited(r.status, r.body, "
+                        "r.headers, r.edge) a");
+    }
+
+    if (keep) {
+        last = call->audited ? 'a' : 'r';
+        p = ngx_sprintf(p, ", LATERAL api.keep_reply(%c.status, %c.body, "
+                        "%c.headers, %c.edge) k", last, last, last, last);
+    }
+
     *p = '\0';
     text.len = p - text.data;
 
-    call->stmt = ngx_commerce_pg_statement(cf, &text, call->args_count);
-    if (call->stmt == NULL) {
-        return NGX_ERROR;
-    }
-
-    if (!call->keep_reply) {
-        return NGX_OK;
-    }
-
-    p = ngx_sprintf(keep.data,
-                    "SELECT s.status, s.body, s.headers, s.edge FROM %*s, "
-                    "LATERAL api.keep_reply(r.status, r.body, r.headers, "
-                    "r.edge) s",
-                    text.len - (sizeof("SELECT r.status, r.body, r.headers, "
-                                       "r.edge FROM ") - 1),
-                    text.data + sizeof("SELECT r.status, r.body, r.headers, "
-                                       "r.edge FROM ") - 1);
-    *p = '\0';
-    keep.len = p - keep.data;
-
-    call->stmt_keep = ngx_commerce_pg_statement(cf, &keep, call->args_count);
-
-    return call->stmt_keep ? NGX_OK : NGX_ERROR;
+    return ngx_commerce_pg_statement(cf, &text, call->args_count);
 }
 
 
@@ -166,8 +186,13 @@ ngx_commerce_call_start(ngx_commerce_request_t *c,
 
     c->call = call;
     c->call_ticketed = 0;
+    c->gate = NULL;
 
     if (ngx_commerce_call_values(c, call, &values) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (call->gate.ttl && ngx_commerce_gate_enter(c, &call->gate) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -187,12 +212,15 @@ ngx_commerce_call_start(ngx_commerce_request_t *c,
     }
 
     op->lane = (ngx_commerce_pg_lane_t) call->lane;
+    op->rank = (ngx_commerce_pg_rank_t) c->op->rank;
     op->query.stmt = keep ? call->stmt_keep : call->stmt;
     op->query.values = values;
     op->handler = ngx_commerce_call_handler;
     op->data = c;
 
-    if (ngx_commerce_call_before(c, call, keep, &op->before) != NGX_OK) {
+    if (ngx_commerce_call_before(c, call, keep || call->recall, &op->before)
+        != NGX_OK)
+    {
         ngx_commerce_pg_free(op);
         return NGX_ERROR;
     }
@@ -247,16 +275,40 @@ ngx_commerce_call_before(ngx_commerce_request_t *c,
     const ngx_commerce_call_t *call, ngx_uint_t keep,
     ngx_commerce_pg_query_t *before)
 {
-    u_char     *p;
-    ngx_str_t  *v, owner;
+    ngx_str_t  *v;
+
+    if (call->command) {
+        before->stmt = c->conf->begin_command;
+        return ngx_commerce_call_context(c, keep, &before->values);
+    }
+
+    if (ngx_commerce_call_who(c, &v) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (c->h_traceparent && ngx_commerce_traceparent(c) == NGX_OK) {
+        v[4] = c->traceparent;
+    }
+
+    before->values = v;
+    before->stmt = c->conf->begin_request;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_call_who(ngx_commerce_request_t *c, ngx_str_t **values)
+{
+    ngx_str_t  *v;
 
     v = ngx_pcalloc(c->request->pool,
-                    9 * sizeof(ngx_str_t));
+                    11 * sizeof(ngx_str_t));
     if (v == NULL) {
         return NGX_ERROR;
     }
 
-    before->values = v;
+    *values = v;
 
     if (c->tenant.id.len) {
         v[0] = c->tenant.id;
@@ -273,23 +325,33 @@ ngx_commerce_call_before(ngx_commerce_request_t *c,
         v[2].data = (u_char *) "";
     }
 
-    if (!call->command) {
-        if (c->h_traceparent && ngx_commerce_traceparent(c) == NGX_OK) {
-            v[4] = c->traceparent;
-        }
+    return NGX_OK;
+}
 
-        before->stmt = c->conf->begin_request;
-        return NGX_OK;
-    }
 
-    before->stmt = c->conf->begin_command;
+ngx_int_t
+ngx_commerce_call_context(ngx_commerce_request_t *c, ngx_uint_t keep,
+    ngx_str_t **values)
+{
+    u_char     *p;
+    ngx_str_t  *v, owner;
 
-    if (ngx_commerce_traceparent(c) != NGX_OK) {
+    if (ngx_commerce_call_who(c, values) != NGX_OK
+        || ngx_commerce_traceparent(c) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
+    v = *values;
+
     v[4] = c->traceparent;
     v[5] = ngx_commerce_from_core(&c->op->id);
+
+    if (c->request->connection->sockaddr->sa_family != AF_UNIX) {
+        v[9] = c->request->connection->addr_text;
+    }
+
+    v[10] = c->actor;
 
     if (!keep) {
         return NGX_OK;
@@ -359,6 +421,35 @@ ngx_commerce_call_handler(ngx_commerce_pg_op_t *op,
 
     ngx_http_set_log_request(r->connection->log, r);
 
+    rc = ngx_commerce_call_result(c, status, result);
+
+    if (rc == NGX_OK) {
+        ngx_commerce_cached_keep_call(c);
+
+    } else if (c->gate && status == NGX_COMMERCE_PG_FAILED) {
+        ngx_commerce_gate_learn(c, &c->call->gate, result);
+    }
+
+    /* what is outside waits for the commit, and this is it */
+
+    if (c->step.edge.len && c->call->command
+        && ngx_commerce_outbound_start(c, c->call->keep_reply
+                                          && c->idempotency_key.len)
+           == NGX_AGAIN)
+    {
+        return;
+    }
+
+    ngx_commerce_step_done(c);
+}
+
+
+ngx_int_t
+ngx_commerce_call_result(ngx_commerce_request_t *c,
+    ngx_commerce_pg_status_t status, const PGresult *result)
+{
+    ngx_int_t  rc;
+
     switch (status) {
 
     case NGX_COMMERCE_PG_OK:
@@ -373,14 +464,11 @@ ngx_commerce_call_handler(ngx_commerce_pg_op_t *op,
         rc = ngx_commerce_call_lost(c, status);
     }
 
-    if (rc == NGX_OK) {
-        ngx_commerce_cached_keep_call(c);
-
-    } else if (!c->step.problem) {
+    if (rc != NGX_OK && !c->step.problem) {
         ngx_commerce_problem(c, 500, "internal", "Out of memory.");
     }
 
-    ngx_commerce_step_done(c);
+    return rc;
 }
 
 
@@ -415,7 +503,50 @@ ngx_commerce_call_reply(ngx_commerce_request_t *c, const PGresult *result)
         return NGX_ERROR;
     }
 
-    return NGX_OK;
+    return (reply->status < 400) ? NGX_OK : ngx_commerce_call_refused(c);
+}
+
+
+/*
+ * A function that has to refuse, yet keeps what it has written, returns its
+ * refusal instead of raising it: {"code", "detail", …} becomes the problem.
+ * It was committed, so what it tells the edge holds as for any other reply.
+ */
+
+static ngx_int_t
+ngx_commerce_call_refused(ngx_commerce_request_t *c)
+{
+    ngx_int_t                  rc;
+    ngx_str_t                  code, detail, body, edge;
+    ngx_uint_t                 status;
+    ngx_commerce_json_t       *root, *member;
+    ngx_commerce_alloc_t       alloc;
+    ngx_commerce_json_error_t  error;
+
+    body = c->step.body;
+    edge = c->step.edge;
+    status = c->step.status;
+
+    ngx_str_set(&code, "failed");
+    ngx_str_set(&detail, "The request was refused.");
+
+    alloc = ngx_commerce_pool_alloc(c->request->pool);
+
+    if (ngx_commerce_json_parse(&alloc, body.data, body.len, NULL, &root,
+                                &error)
+        == NGX_COMMERCE_OK)
+    {
+        member = ngx_commerce_json_get(root, "detail");
+
+        if (member && member->type == NGX_COMMERCE_JSON_STRING) {
+            detail = ngx_commerce_from_core(&member->text);
+        }
+    }
+
+    rc = ngx_commerce_problem_extended(c, status, &code, &detail, &body);
+    c->step.edge = edge;
+
+    return rc;
 }
 
 
@@ -444,7 +575,7 @@ ngx_commerce_call_column(ngx_commerce_request_t *c, const PGresult *result,
 static ngx_int_t
 ngx_commerce_call_failed(ngx_commerce_request_t *c, const PGresult *result)
 {
-    char                           *state, *message, *detail, *where;
+    char                           *state, *message, *detail, *where, *kept;
     ngx_int_t                       status;
     ngx_str_t                       code, text, extension;
     const ngx_commerce_sqlstate_t  *s;
@@ -464,6 +595,13 @@ ngx_commerce_call_failed(ngx_commerce_request_t *c, const PGresult *result)
     extension.len = ngx_strlen(extension.data);
 
     if (ngx_strcmp(state, "SHRPL") == 0) {
+
+        /* in the one field that PostgreSQL does not log */
+
+        kept = PQresultErrorField(result, PG_DIAG_DATATYPE_NAME);
+        text.data = (u_char *) (kept ? kept : "");
+        text.len = ngx_strlen(text.data);
+
         return ngx_commerce_call_replay(c, &text, &extension);
     }
 

@@ -9,12 +9,18 @@
 #define NGX_COMMERCE_QUERY_MAX  64
 
 
+static ngx_int_t ngx_commerce_input_refused(ngx_commerce_request_t *c,
+    ngx_commerce_violations_t *violations);
 static ngx_int_t ngx_commerce_input_path(ngx_commerce_request_t *c,
     ngx_commerce_violations_t *violations);
 static ngx_int_t ngx_commerce_input_query(ngx_commerce_request_t *c,
     ngx_commerce_violations_t *violations);
 static ngx_int_t ngx_commerce_input_pair(ngx_commerce_request_t *c,
     u_char *p, u_char *end, ngx_commerce_violations_t *violations);
+static ngx_int_t ngx_commerce_input_joined(ngx_commerce_request_t *c,
+    const ngx_commerce_param_t *param, ngx_commerce_violations_t *violations);
+static ngx_int_t ngx_commerce_input_unknown(ngx_commerce_request_t *c,
+    ngx_str_t *name);
 static ngx_int_t ngx_commerce_input_headers(ngx_commerce_request_t *c,
     ngx_commerce_violations_t *violations);
 static ngx_int_t ngx_commerce_input_defaults(ngx_commerce_request_t *c,
@@ -49,8 +55,7 @@ ngx_commerce_input_params(ngx_commerce_request_t *c)
     }
 
     if (violations.count) {
-        return ngx_commerce_problem_violations(c, 422, "validation-failed",
-                                               &violations);
+        return ngx_commerce_input_refused(c, &violations);
     }
 
     /* after all others: a cursor is bound to them */
@@ -67,6 +72,42 @@ ngx_commerce_input_params(ngx_commerce_request_t *c)
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * A value that does not fit is 422.  A name that a list does not know (to sort
+ * by, to show, to expand) is like a parameter that nobody knows: 400.
+ */
+
+static ngx_int_t
+ngx_commerce_input_refused(ngx_commerce_request_t *c,
+    ngx_commerce_violations_t *violations)
+{
+    ngx_uint_t                   i, k;
+    ngx_commerce_str_t          *at;
+    const ngx_commerce_param_t  *param;
+
+    for (i = 0; i < violations->count; i++) {
+        at = &violations->list[i].pointer;
+
+        for (k = 0; k < c->op->params_count; k++) {
+            param = &c->op->params[k];
+
+            if (param->list != NGX_COMMERCE_LIST_NONE
+                && at->len >= param->wire.len
+                && ngx_memcmp(at->data, param->wire.data, param->wire.len) == 0
+                && (at->len == param->wire.len
+                    || at->data[param->wire.len] == '/'))
+            {
+                return ngx_commerce_problem_violations(c, 400, "unknown-name",
+                                                       violations);
+            }
+        }
+    }
+
+    return ngx_commerce_problem_violations(c, 422, "validation-failed",
+                                           violations);
 }
 
 
@@ -204,9 +245,7 @@ ngx_commerce_input_pair(ngx_commerce_request_t *c, u_char *p, u_char *end,
             name.len = 0;
         }
 
-        return ngx_commerce_problem(c, 400, "unknown-parameter",
-            "The query parameter \"%V\" is unknown here; the API reference "
-            "lists those of %*s.", &name, c->op->id.len, c->op->id.data);
+        return ngx_commerce_input_unknown(c, &name);
     }
 
     v = &c->slots[param->slot];
@@ -242,10 +281,78 @@ ngx_commerce_input_pair(ngx_commerce_request_t *c, u_char *p, u_char *end,
         text.len = dst - text.data;
         v->text = text;
 
-        return NGX_OK;
+        return ngx_commerce_input_joined(c, param, violations);
     }
 
     return ngx_commerce_input_value(c, param, &text, violations);
+}
+
+
+/* Each part fits the schema; the whole may be too long, or hold something twice. */
+
+static ngx_int_t
+ngx_commerce_input_joined(ngx_commerce_request_t *c,
+    const ngx_commerce_param_t *param, ngx_commerce_violations_t *violations)
+{
+    ngx_uint_t                  i, first;
+    ngx_commerce_rc_t           rc;
+    ngx_commerce_str_t         *at;
+    ngx_commerce_json_t        *value;
+    ngx_commerce_value_t       *v;
+    ngx_commerce_json_error_t   error;
+
+    v = &c->slots[param->slot];
+    first = violations->count;
+
+    rc = ngx_commerce_json_parse(violations->alloc, v->text.data, v->text.len,
+                                 NULL, &value, &error);
+
+    if (rc == NGX_COMMERCE_OK) {
+        rc = ngx_commerce_schema_check(param->schema, value, violations);
+    }
+
+    if (rc == NGX_COMMERCE_NOMEM) {
+        return NGX_ERROR;
+    }
+
+    for (i = first; i < violations->count; i++) {
+        at = &violations->list[i].pointer;
+        *at = param->wire;
+    }
+
+    return NGX_OK;
+}
+
+
+/* Names those that are known: what is misspelled is not to be ignored in silence. */
+
+static ngx_int_t
+ngx_commerce_input_unknown(ngx_commerce_request_t *c, ngx_str_t *name)
+{
+    u_char      *p, *last, known[512];
+    ngx_uint_t   i;
+
+    p = known;
+    last = known + sizeof(known);
+
+    for (i = 0; i < c->op->params_count; i++) {
+
+        if (c->op->params[i].in == NGX_COMMERCE_IN_QUERY) {
+            p = ngx_slprintf(p, last, "%s%*s", p == known ? "" : ", ",
+                             c->op->params[i].wire.len,
+                             c->op->params[i].wire.data);
+        }
+    }
+
+    if (p == known) {
+        return ngx_commerce_problem(c, 400, "unknown-parameter",
+            "The query parameter \"%V\" is unknown here; %*s takes none.",
+            name, c->op->id.len, c->op->id.data);
+    }
+
+    return ngx_commerce_problem(c, 400, "unknown-parameter",
+        "The query parameter \"%V\" is unknown here; those of %*s are %*s.",
+        name, c->op->id.len, c->op->id.data, (size_t) (p - known), known);
 }
 
 
@@ -404,9 +511,34 @@ ngx_commerce_input_param(ngx_commerce_request_t *c, ngx_commerce_in_t in,
 }
 
 
+/* What may change between pages: how many, how far, and what is shown of each. */
+
+static ngx_uint_t
+ngx_commerce_input_unbound(const ngx_commerce_str_t *wire)
+{
+    ngx_uint_t                       i;
+    static const ngx_commerce_str_t  names[] = {
+        { 5, (uint8_t *) "limit" }, { 4, (uint8_t *) "page" },
+        { 8, (uint8_t *) "per_page" }, { 6, (uint8_t *) "fields" },
+        { 6, (uint8_t *) "expand" }, { 5, (uint8_t *) "count" },
+        { 6, (uint8_t *) "facets" }
+    };
+
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (wire->len == names[i].len
+            && ngx_memcmp(wire->data, names[i].data, wire->len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 /*
  * What a cursor must not leave: shop, reader, operation, filters, sort.
- * "limit" may change between pages.  data == NULL when out of memory.
+ * data == NULL when out of memory.
  */
 
 void
@@ -436,7 +568,7 @@ ngx_commerce_input_binding(ngx_commerce_request_t *c, ngx_str_t *binding)
     p = ngx_cpymem(p, c->tenant.id.data, c->tenant.id.len);
     *p++ = '\0';
 
-    if (c->op->auth != NGX_COMMERCE_AUTH_PUBLIC) {
+    if (c->op->auth != NGX_COMMERCE_AUTH_PUBLIC && c->principal.subject.len) {
         p = ngx_cpymem(p, c->principal.subject.data, c->principal.subject.len);
     }
 
@@ -448,8 +580,7 @@ ngx_commerce_input_binding(ngx_commerce_request_t *c, ngx_str_t *binding)
         v = &c->slots[param->slot];
 
         if (!v->set || ngx_commerce_schema_is_cursor(param->schema)
-            || (param->wire.len == 5
-                && ngx_memcmp(param->wire.data, "limit", 5) == 0))
+            || ngx_commerce_input_unbound(&param->wire))
         {
             continue;
         }

@@ -1,16 +1,9 @@
 /*
- * Native steps of identity: passwords, refresh tokens, access tokens.  The
+ * Native steps of identity: passwords and access tokens.  The
  * work is auth/'s; here are only its arguments and answers.
  */
 
 #include "ngx_commerce_http.h"
-
-#include <openssl/crypto.h>
-#include <openssl/sha.h>
-
-
-#define NGX_COMMERCE_REFRESH_BYTES  32
-#define NGX_COMMERCE_REFRESH_LEN    43      /* of it in base64url */
 
 
 /* In the request's pool: alive as long as the operation is not detached. */
@@ -21,6 +14,11 @@ typedef struct {
 } ngx_commerce_password_wait_t;
 
 
+static ngx_int_t ngx_commerce_native_password_room(ngx_commerce_request_t *c,
+    const ngx_commerce_step_t *step);
+static void ngx_commerce_native_password_leave(void *data);
+static ngx_int_t ngx_commerce_native_password_refuse(ngx_commerce_request_t *c,
+    ngx_int_t rc);
 static ngx_int_t ngx_commerce_native_password_verify(
     ngx_commerce_request_t *c, const ngx_commerce_step_t *step);
 static void ngx_commerce_native_password_verified(void *data, ngx_uint_t ok,
@@ -34,8 +32,6 @@ static ngx_int_t ngx_commerce_native_password_wait(ngx_commerce_request_t *c,
 static void ngx_commerce_native_password_cancel(void *data);
 static ngx_int_t ngx_commerce_native_password_reply(ngx_commerce_request_t *c,
     const char *name, ngx_str_t *hash);
-static ngx_int_t ngx_commerce_native_refresh_mint(ngx_commerce_request_t *c,
-    const ngx_commerce_step_t *step);
 static ngx_int_t ngx_commerce_native_token_issue(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step);
 static ngx_int_t ngx_commerce_native_token_reply(ngx_commerce_request_t *c,
@@ -44,12 +40,78 @@ static ngx_int_t ngx_commerce_native_token_reply(ngx_commerce_request_t *c,
 
 const ngx_commerce_native_t  ngx_commerce_natives_auth[] = {
 
-    { ngx_string("password_verify"), ngx_commerce_native_password_verify },
-    { ngx_string("password_hash"), ngx_commerce_native_password_hash },
-    { ngx_string("refresh_mint"), ngx_commerce_native_refresh_mint },
-    { ngx_string("token_issue"), ngx_commerce_native_token_issue },
-    { ngx_null_string, NULL }
+    { ngx_string("password_room"), ngx_commerce_native_password_room, NULL },
+    { ngx_string("password_verify"), ngx_commerce_native_password_verify, NULL },
+    { ngx_string("password_hash"), ngx_commerce_native_password_hash, NULL },
+    { ngx_string("token_issue"), ngx_commerce_native_token_issue, NULL },
+    { ngx_null_string, NULL, NULL }
 };
+
+
+/*
+ * A place in the queue of passwords, kept until the password comes; 503 when
+ * there is none, before anything is done or counted: a flood costs the database
+ * nothing.
+ */
+
+static ngx_int_t
+ngx_commerce_native_password_room(ngx_commerce_request_t *c,
+    const ngx_commerce_step_t *step)
+{
+    ngx_int_t            rc;
+    ngx_pool_cleanup_t  *cleanup;
+
+    cleanup = ngx_pool_cleanup_add(c->request->pool, 0);
+    if (cleanup == NULL) {
+        return ngx_commerce_problem(c, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                    "internal", "Out of memory.");
+    }
+
+    cleanup->handler = ngx_commerce_native_password_leave;
+    cleanup->data = c;
+
+    rc = ngx_commerce_password_enter(&c->password,
+                                     c->request->connection->log);
+    if (rc != NGX_OK) {
+        return ngx_commerce_native_password_refuse(c, rc);
+    }
+
+    ngx_commerce_step_reply(c, NGX_HTTP_OK, NULL);
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_commerce_native_password_leave(void *data)
+{
+    ngx_commerce_request_t  *c = data;
+
+    ngx_commerce_password_leave(&c->password);
+}
+
+
+/* What became of an operation that was not begun. */
+
+static ngx_int_t
+ngx_commerce_native_password_refuse(ngx_commerce_request_t *c, ngx_int_t rc)
+{
+    switch (rc) {
+
+    case NGX_BUSY:
+        return ngx_commerce_problem_retry(c, NGX_HTTP_SERVICE_UNAVAILABLE,
+                    "busy", c->password.retry,
+                    "Too many passwords are being checked at this moment.");
+
+    case NGX_DECLINED:
+        return ngx_commerce_problem(c, 422, "password-too-long",
+                    "A password has at most 72 bytes and no NUL character.");
+
+    default:
+        return ngx_commerce_problem(c, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                    "internal", "Passwords cannot be checked.");
+    }
+}
 
 
 /*
@@ -67,8 +129,8 @@ ngx_commerce_native_password_verify(ngx_commerce_request_t *c,
 
     ngx_str_null(&none);
 
-    password = ngx_commerce_scope_get(c, "password");
-    hash = ngx_commerce_scope_get(c, "password_hash");
+    password = ngx_commerce_scope_input(c, step, "password");
+    hash = ngx_commerce_scope_input(c, step, "password_hash");
 
     wait = ngx_palloc(c->request->pool, sizeof(ngx_commerce_password_wait_t));
     if (wait == NULL) {
@@ -77,7 +139,7 @@ ngx_commerce_native_password_verify(ngx_commerce_request_t *c,
 
     wait->c = c;
 
-    rc = ngx_commerce_password_verify(password ? password : &none,
+    rc = ngx_commerce_password_verify(&c->password, password ? password : &none,
                                       hash ? hash : &none,
                                       ngx_commerce_native_password_verified,
                                       wait, &wait->op,
@@ -119,7 +181,7 @@ ngx_commerce_native_password_hash(ngx_commerce_request_t *c,
     ngx_str_t                     *password;
     ngx_commerce_password_wait_t  *wait;
 
-    password = ngx_commerce_scope_get(c, "password");
+    password = ngx_commerce_scope_input(c, step, "password");
 
     if (password == NULL || password->len == 0) {
         return ngx_commerce_problem(c, 422, "password-missing",
@@ -133,7 +195,7 @@ ngx_commerce_native_password_hash(ngx_commerce_request_t *c,
 
     wait->c = c;
 
-    rc = ngx_commerce_password_hash(password,
+    rc = ngx_commerce_password_hash(&c->password, password,
                                     ngx_commerce_native_password_hashed, wait,
                                     &wait->op, c->request->connection->log);
 
@@ -167,26 +229,15 @@ static ngx_int_t
 ngx_commerce_native_password_wait(ngx_commerce_request_t *c, ngx_int_t rc,
     ngx_commerce_password_wait_t *wait)
 {
-    switch (rc) {
-
-    case NGX_OK:
-        c->cancel = ngx_commerce_native_password_cancel;
-        c->cancel_data = wait;
-        return NGX_AGAIN;
-
-    case NGX_BUSY:
-        return ngx_commerce_problem_retry(c, NGX_HTTP_SERVICE_UNAVAILABLE,
-                    "busy", NGX_COMMERCE_PASSWORD_RETRY,
-                    "Too many passwords are being checked at this moment.");
-
-    case NGX_DECLINED:
-        return ngx_commerce_problem(c, 422, "password-too-long",
-                    "A password has at most 72 bytes and no NUL character.");
-
-    default:
-        return ngx_commerce_problem(c, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                    "internal", "Passwords cannot be checked.");
+    if (rc != NGX_OK) {
+        return ngx_commerce_native_password_refuse(c, rc);
     }
+
+    c->cancel = ngx_commerce_native_password_cancel;
+    c->cancel_data = wait;
+    c->idle = 1;
+
+    return NGX_AGAIN;
 }
 
 
@@ -224,52 +275,6 @@ ngx_commerce_native_password_reply(ngx_commerce_request_t *c,
 
     p = ngx_sprintf(body.data, "{\"%s\":\"%V\"}", name, hash);
     body.len = p - body.data;
-
-    ngx_commerce_step_reply(c, NGX_HTTP_OK, &body);
-
-    return NGX_OK;
-}
-
-
-/* → {"refresh_token", "refresh_hash"}: 256 random bits, and what is stored of them */
-
-static ngx_int_t
-ngx_commerce_native_refresh_mint(ngx_commerce_request_t *c,
-    const ngx_commerce_step_t *step)
-{
-    u_char     *p, random[NGX_COMMERCE_REFRESH_BYTES],
-                digest[SHA256_DIGEST_LENGTH];
-    ngx_str_t   body, token;
-
-    body.data = ngx_pnalloc(c->request->pool,
-                            sizeof("{\"refresh_token\":\"\","
-                                   "\"refresh_hash\":\"\"}")
-                            + NGX_COMMERCE_REFRESH_LEN
-                            + 2 * SHA256_DIGEST_LENGTH);
-    if (body.data == NULL) {
-        return NGX_ERROR;
-    }
-
-    ngx_commerce_random(random, sizeof(random));
-
-    p = ngx_cpymem(body.data, "{\"refresh_token\":\"",
-                   sizeof("{\"refresh_token\":\"") - 1);
-
-    token.data = p;
-    token.len = ngx_commerce_base64url_encode(p, random, sizeof(random));
-    p += token.len;
-
-    SHA256(token.data, token.len, digest);
-
-    p = ngx_cpymem(p, "\",\"refresh_hash\":\"",
-                   sizeof("\",\"refresh_hash\":\"") - 1);
-    ngx_commerce_hex(p, digest, sizeof(digest));
-    p += 2 * sizeof(digest);
-
-    p = ngx_cpymem(p, "\"}", 2);
-    body.len = p - body.data;
-
-    OPENSSL_cleanse(random, sizeof(random));
 
     ngx_commerce_step_reply(c, NGX_HTTP_OK, &body);
 

@@ -3,16 +3,20 @@
  */
 
 #include "ngx_commerce_health.h"
+#include "ngx_commerce_recs.h"
+#include "ngx_commerce_kafka.h"
 
 #include <openssl/crypto.h>
 
 
 typedef struct {
-    ngx_uint_t  read;
-    ngx_uint_t  write;
-    ngx_uint_t  tenants;            /* their list is there: requests find their shop */
-    ngx_uint_t  redis;
-    ngx_uint_t  redis_configured;
+    ngx_uint_t                   read;
+    ngx_uint_t                   write;
+    ngx_uint_t                   tenants;   /* their list is there: requests find their shop */
+    ngx_uint_t                   redis;
+    ngx_uint_t                   redis_configured;
+    ngx_commerce_recs_status_t   recs;
+    ngx_commerce_kafka_status_t  kafka;
 } ngx_commerce_state_t;
 
 
@@ -36,12 +40,12 @@ static char *ngx_commerce_native_bool(ngx_uint_t value);
 
 const ngx_commerce_native_t  ngx_commerce_natives_health[] = {
 
-    { ngx_string("info"), ngx_commerce_native_info },
-    { ngx_string("build_info"), ngx_commerce_native_build_info },
-    { ngx_string("health"), ngx_commerce_native_health },
-    { ngx_string("health_ready"), ngx_commerce_native_health_ready },
-    { ngx_string("health_live"), ngx_commerce_native_health_live },
-    { ngx_null_string, NULL }
+    { ngx_string("info"), ngx_commerce_native_info, NULL },
+    { ngx_string("build_info"), ngx_commerce_native_build_info, NULL },
+    { ngx_string("health"), ngx_commerce_native_health, NULL },
+    { ngx_string("health_ready"), ngx_commerce_native_health_ready, NULL },
+    { ngx_string("health_live"), ngx_commerce_native_health_live, NULL },
+    { ngx_null_string, NULL, NULL }
 };
 
 
@@ -94,7 +98,7 @@ ngx_commerce_native_health(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step)
 {
     u_char                *p, now[sizeof("1970-01-01T00:00:00.000Z")];
-    char                  *overall, *database, *cache;
+    char                  *overall, *database, *cache, *engine, *events;
     ngx_tm_t               tm;
     ngx_str_t              environment;
     ngx_uint_t             status;
@@ -132,6 +136,25 @@ ngx_commerce_native_health(ngx_commerce_request_t *c,
         overall = "degraded";
     }
 
+    /* the table before a refused one goes on: worth a look, not an alarm */
+
+    engine = !state.recs.configured ? "disabled"
+             : state.recs.tables == 0 ? "not_trained"
+             : state.recs.refused ? "degraded" : "healthy";
+
+    /* events wait in the outbox and in the topics: nothing is lost, it comes late */
+
+    if (!state.kafka.configured) {
+        events = "disabled";
+
+    } else if (state.kafka.consumer_ready && state.kafka.producer_ready) {
+        events = "healthy";
+
+    } else {
+        events = "degraded";
+        overall = "degraded";
+    }
+
     if ((!state.read && !state.write) || !state.tenants) {
         status = NGX_HTTP_SERVICE_UNAVAILABLE;
         overall = "unhealthy";
@@ -148,9 +171,28 @@ ngx_commerce_native_health(ngx_commerce_request_t *c,
     return ngx_commerce_native_reply(c, status,
                "{\"status\":\"%s\",\"timestamp\":\"%s\",\"version\":\"%s\","
                "\"environment\":%V,\"checks\":{\"database\":\"%s\","
-               "\"cache\":\"%s\",\"ml_engine\":\"disabled\"}}",
+               "\"cache\":\"%s\",\"ml_engine\":\"%s\"},"
+               "\"recommendations\":{\"tables\":%ui,\"refused\":%ui,"
+               "\"generation\":%uL,\"age_seconds\":%L},"
+               "\"events\":{\"kafka\":\"%s\",\"shards\":%ui,"
+               "\"relayed\":%uA,\"failed\":%uA,\"rebuilt\":%uA,"
+               "\"consumed\":%uA,\"retried\":%uA,\"dead\":%uA,"
+               "\"lag\":%L},"
+               "\"breakers\":{\"read\":\"%s\",\"write\":\"%s\","
+               "\"slow\":\"%s\",\"redis\":\"%s\"}}",
                overall, now, NGX_COMMERCE_VERSION, &environment,
-               database, cache);
+               database, cache, engine, state.recs.tables, state.recs.refused,
+               state.recs.generation,
+               state.recs.tables ? tp->sec - state.recs.created / 1000
+                                 : (int64_t) 0,
+               events, state.kafka.relay_shards, state.kafka.relayed,
+               state.kafka.relay_failed, state.kafka.relay_rebuilt,
+               state.kafka.consumed, state.kafka.consume_retried,
+               state.kafka.dead, state.kafka.consumer_lag,
+               ngx_commerce_pg_breaker(NGX_COMMERCE_PG_READ),
+               ngx_commerce_pg_breaker(NGX_COMMERCE_PG_WRITE),
+               ngx_commerce_pg_breaker(NGX_COMMERCE_PG_SLOW),
+               ngx_commerce_redis_breaker());
 }
 
 
@@ -163,10 +205,23 @@ static ngx_int_t
 ngx_commerce_native_health_ready(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step)
 {
+    u_char                *p;
+    u_char                 disabled[64];
     ngx_uint_t             ready;
     ngx_commerce_state_t   state;
 
     ngx_commerce_native_state(&state);
+
+    /* told from the second byte on: without the first comma */
+
+    disabled[1] = '\0';
+
+    p = ngx_sprintf(disabled, "%s%s%s",
+                    state.redis_configured ? "" : ",\"redis\"",
+                    ngx_commerce_cache_configured()
+                    ? "" : ",\"response_cache\"",
+                    state.kafka.configured ? "" : ",\"kafka_consumer\"");
+    *p = '\0';
 
     ready = state.read && state.write && state.tenants;
 
@@ -174,17 +229,18 @@ ngx_commerce_native_health_ready(ngx_commerce_request_t *c,
                ready ? NGX_HTTP_OK : NGX_HTTP_SERVICE_UNAVAILABLE,
                "{\"status\":\"%s\",\"services\":{\"postgres\":%s,"
                "\"tenants\":%s,\"redis\":%s,\"response_cache\":%s,"
-               "\"kafka_consumer\":false,\"interaction_logger\":%s},"
-               "\"disabled\":[%s%s\"kafka_consumer\"]}",
+               "\"kafka_consumer\":%s,\"interaction_logger\":%s},"
+               "\"disabled\":[%s]}",
                !ready ? "not_ready"
-               : state.redis_configured && !state.redis ? "degraded" : "ready",
+               : (state.redis_configured && !state.redis)
+                 || (state.kafka.configured && !state.kafka.consumer_ready)
+               ? "degraded" : "ready",
                ngx_commerce_native_bool(state.read && state.write),
                ngx_commerce_native_bool(state.tenants),
                ngx_commerce_native_bool(state.redis),
                ngx_commerce_native_bool(ngx_commerce_cache_configured()),
-               ngx_commerce_native_bool(state.write),
-               state.redis_configured ? "" : "\"redis\",",
-               ngx_commerce_cache_configured() ? "" : "\"response_cache\",");
+               ngx_commerce_native_bool(state.kafka.consumer_ready),
+               ngx_commerce_native_bool(state.write), disabled + 1);
 }
 
 
@@ -202,16 +258,13 @@ ngx_commerce_native_health_live(ngx_commerce_request_t *c,
 static void
 ngx_commerce_native_state(ngx_commerce_state_t *state)
 {
-    ngx_str_t              nobody;
-    ngx_commerce_tenant_t  tenant;
-
-    ngx_str_set(&nobody, "0");
-
     state->read = ngx_commerce_health_lane(NGX_COMMERCE_PG_READ);
     state->write = ngx_commerce_health_lane(NGX_COMMERCE_PG_WRITE);
-    state->tenants = ngx_commerce_tenant_by_id(&nobody, &tenant) != NGX_AGAIN;
+    state->tenants = ngx_commerce_tenant_known();
     state->redis_configured = ngx_commerce_redis_configured();
     state->redis = state->redis_configured && ngx_commerce_redis_available();
+    ngx_commerce_recs_status(&state->recs);
+    ngx_commerce_kafka_status(&state->kafka);
 }
 
 
@@ -219,7 +272,7 @@ static ngx_int_t
 ngx_commerce_native_reply(ngx_commerce_request_t *c, ngx_uint_t status,
     const char *fmt, ...)
 {
-    u_char      text[1024];
+    u_char      text[1536];
     va_list     args;
     ngx_str_t   body;
 

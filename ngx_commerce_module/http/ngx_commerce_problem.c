@@ -206,6 +206,7 @@ ngx_commerce_problem_violations(ngx_commerce_request_t *c, ngx_uint_t status,
     u_char                    *p;
     uint32_t                   i;
     ngx_str_t                  code_str, detail, json;
+    ngx_commerce_str_t         where;
     ngx_commerce_violation_t  *v;
 
     len = sizeof("{\"errors\":[]}");
@@ -253,15 +254,17 @@ ngx_commerce_problem_violations(ngx_commerce_request_t *c, ngx_uint_t status,
     if (violations->count == 1) {
         v = &violations->list[0];
 
+        /* the pointer to the whole document is empty */
+        where = v->pointer.len ? v->pointer : ngx_commerce_str("The body");
+
         detail.data = ngx_pnalloc(c->request->pool,
-                                  v->pointer.len + v->message.len + 4);
+                                  where.len + v->message.len + 4);
         if (detail.data == NULL) {
             return NGX_ERROR;
         }
 
-        detail.len = ngx_sprintf(detail.data, "%*s %*s.", v->pointer.len,
-                                 v->pointer.data, v->message.len,
-                                 v->message.data)
+        detail.len = ngx_sprintf(detail.data, "%*s %*s.", where.len,
+                                 where.data, v->message.len, v->message.data)
                      - detail.data;
     }
 
@@ -429,6 +432,13 @@ ngx_commerce_problem_handler(ngx_http_request_t *r)
     }
 
     status = r->err_status ? r->err_status : NGX_HTTP_NOT_FOUND;
+
+    /* nginx refuses a second Authorization, and one without end, by itself; whoever they name, it is nobody */
+
+    if (status == NGX_HTTP_BAD_REQUEST && ngx_commerce_auth_refused(r)) {
+        status = NGX_HTTP_UNAUTHORIZED;
+    }
+
     known = ngx_commerce_problem_status(status);
 
     if (status >= 494 && status <= 497) {
@@ -441,6 +451,17 @@ ngx_commerce_problem_handler(ngx_http_request_t *r)
     detail.len = ngx_strlen(known->detail);
 
     r->err_status = 0;
+
+    if (ngx_commerce_limits_refused(c) == NGX_OK) {
+        c->reply = c->step;
+        return ngx_commerce_reply_send(c);
+    }
+
+    if (status == NGX_HTTP_NOT_ALLOWED
+        && ngx_commerce_request_methods(c) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
 
     if (status == NGX_HTTP_SERVICE_UNAVAILABLE) {
         ngx_commerce_problem_retry(c, status, known->code, 1, known->detail);

@@ -1,10 +1,9 @@
 /*
- * From a reply to bytes: status, headers, conditional requests, cursors.
+ * From a reply to bytes: status, headers, conditional requests, preferences.
  */
 
 #include "ngx_commerce_http.h"
-
-#include <openssl/sha.h>
+#include "ngx_commerce_sha256.h"
 
 
 /* RFC 9745: the date when the paths without /v1 became mere aliases, 2026-11-21 */
@@ -32,16 +31,8 @@ static ngx_int_t ngx_commerce_reply_lines(ngx_commerce_request_t *c,
 static ngx_int_t ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
     ngx_commerce_reply_t *reply);
 static ngx_uint_t ngx_commerce_reply_not_modified(ngx_commerce_request_t *c);
-static ngx_int_t ngx_commerce_reply_page(ngx_commerce_request_t *c,
-    ngx_commerce_reply_t *reply, ngx_commerce_json_t *page);
-static ngx_int_t ngx_commerce_reply_cursor(ngx_commerce_request_t *c,
-    ngx_commerce_json_t *position, ngx_str_t *binding, ngx_str_t *cursor);
-static ngx_int_t ngx_commerce_reply_link(ngx_commerce_request_t *c,
-    ngx_commerce_reply_t *reply, ngx_str_t *next, ngx_str_t *prev);
-static u_char *ngx_commerce_reply_link_one(ngx_commerce_request_t *c,
-    u_char *p, ngx_str_t *cursor, const char *rel);
-static void ngx_commerce_reply_invalidate(ngx_commerce_request_t *c,
-    ngx_commerce_json_t *tags);
+static ngx_int_t ngx_commerce_reply_minimal(ngx_commerce_request_t *c);
+static ngx_uint_t ngx_commerce_reply_prefers(ngx_str_t *value);
 
 
 ngx_int_t
@@ -82,6 +73,10 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    if (c->h_prefer && ngx_commerce_reply_minimal(c) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     if (ngx_commerce_reply_not_modified(c)) {
         r->headers_out.status = NGX_HTTP_NOT_MODIFIED;
         r->headers_out.status_line.len = 0;
@@ -90,11 +85,11 @@ ngx_commerce_reply_send(ngx_commerce_request_t *c)
         r->header_only = 1;
     }
 
-    if (reply->status == NGX_HTTP_NO_CONTENT || reply->body.len == 0) {
+    if (r->headers_out.status == NGX_HTTP_NO_CONTENT || reply->body.len == 0) {
         r->header_only = 1;
     }
 
-    if (reply->status == NGX_HTTP_NO_CONTENT) {
+    if (r->headers_out.status == NGX_HTTP_NO_CONTENT) {
         ngx_http_clear_content_length(r);
     }
 
@@ -175,8 +170,16 @@ ngx_commerce_reply_render(ngx_commerce_request_t *c,
             continue;
         }
 
-        tagged |= ngx_commerce_reply_is_etag(member->key.data,
-                                             member->key.len);
+        if (ngx_commerce_reply_is_etag(member->key.data, member->key.len)) {
+
+            /* a version names the whole: what shows a part has a tag of its own */
+
+            if (c->view) {
+                continue;
+            }
+
+            tagged = 1;
+        }
 
         p = ngx_cpymem(p, member->key.data, member->key.len);
         *p++ = ':';
@@ -298,9 +301,9 @@ ngx_commerce_reply_tags(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply)
 static u_char *
 ngx_commerce_reply_etag(u_char *p, ngx_str_t *body)
 {
-    u_char  digest[SHA256_DIGEST_LENGTH];
+    u_char  digest[32];
 
-    SHA256(body->data, body->len, digest);
+    ngx_commerce_sha256(body->data, body->len, digest);
 
     p = ngx_cpymem(p, "ETag:\"", sizeof("ETag:\"") - 1);
     p += ngx_commerce_base64url_encode(p, digest, 16);
@@ -315,6 +318,7 @@ static ngx_int_t
 ngx_commerce_reply_lines(ngx_commerce_request_t *c, ngx_str_t *lines)
 {
     u_char              *p, *end, *colon, *eol;
+    ngx_str_t            name, value;
     ngx_table_elt_t     *h;
     ngx_http_request_t  *r;
 
@@ -331,16 +335,15 @@ ngx_commerce_reply_lines(ngx_commerce_request_t *c, ngx_str_t *lines)
             break;
         }
 
-        h = ngx_list_push(&r->headers_out.headers);
+        name.data = p;
+        name.len = colon - p;
+        value.data = colon + 1;
+        value.len = eol - colon - 1;
+
+        h = ngx_commerce_header_push(r, &name, &value);
         if (h == NULL) {
             return NGX_ERROR;
         }
-
-        h->hash = 1;
-        h->key.data = p;
-        h->key.len = colon - p;
-        h->value.data = colon + 1;
-        h->value.len = eol - colon - 1;
 
         p = eol + 1;
 
@@ -359,6 +362,11 @@ ngx_commerce_reply_lines(ngx_commerce_request_t *c, ngx_str_t *lines)
                    && ngx_commerce_reply_is(&h->key, "Cache-Control"))
         {
             c->cache_control = 1;
+
+        } else if (h->key.len == 8
+                   && ngx_commerce_reply_is(&h->key, "Location"))
+        {
+            c->located = 1;
         }
     }
 
@@ -377,14 +385,14 @@ ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
 
     r = c->request;
 
-    if (ngx_commerce_reply_header(r, "X-Correlation-ID", &c->correlation_id)
+    if (ngx_commerce_header_add(r, "X-Correlation-ID", &c->correlation_id)
         != NGX_OK)
     {
         return NGX_ERROR;
     }
 
     if (c->cart_token.len
-        && ngx_commerce_reply_header(r, "X-Cart-Token", &c->cart_token)
+        && ngx_commerce_header_add(r, "X-Cart-Token", &c->cart_token)
            != NGX_OK)
     {
         return NGX_ERROR;
@@ -393,7 +401,7 @@ ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
     if (reply->replayed) {
         ngx_str_set(&value, "true");
 
-        if (ngx_commerce_reply_header(r, "Idempotent-Replayed", &value)
+        if (ngx_commerce_header_add(r, "Idempotent-Replayed", &value)
             != NGX_OK)
         {
             return NGX_ERROR;
@@ -403,17 +411,32 @@ ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
     if (c->match.deprecated_path || (c->op && c->op->deprecated)) {
         ngx_str_set(&value, NGX_COMMERCE_DEPRECATED);
 
-        if (ngx_commerce_reply_header(r, "Deprecation", &value) != NGX_OK) {
+        if (ngx_commerce_header_add(r, "Deprecation", &value) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (c->op && c->conf->ops[c->op->index].vary.len) {
+        value = c->conf->ops[c->op->index].vary;
+
+        if (ngx_commerce_header_add(r, "Vary", &value) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (c->op && c->op->tenant && c->op->cache.ttl) {
+        ngx_commerce_tenancy_vary(r, &value);
+
+        if (value.len
+            && ngx_commerce_header_add(r, "Vary", &value) != NGX_OK)
+        {
             return NGX_ERROR;
         }
     }
 
     if (reply->status == NGX_HTTP_UNAUTHORIZED) {
-        ngx_str_set(&value, "Bearer");
 
-        if (ngx_commerce_reply_header(r, "WWW-Authenticate", &value)
-            != NGX_OK)
-        {
+        if (ngx_commerce_auth_challenge(r) != NGX_OK) {
             return NGX_ERROR;
         }
     }
@@ -431,25 +454,126 @@ ngx_commerce_reply_own_headers(ngx_commerce_request_t *c,
         value = c->conf->ops[c->op->index].cache_control;
     }
 
-    return ngx_commerce_reply_header(r, "Cache-Control", &value);
+    return ngx_commerce_header_add(r, "Cache-Control", &value);
 }
 
 
-ngx_int_t
-ngx_commerce_reply_header(ngx_http_request_t *r, const char *name,
-    ngx_str_t *value)
-{
-    ngx_table_elt_t  *h;
+/*
+ * Prefer: return=minimal (RFC 7240): a client that changes what it can read
+ * again does without the representation.  What is made keeps its 201 and says
+ * where it is; where the body is the only answer (a token, a secret that is
+ * shown once, an order without a place) the preference is not followed.
+ */
 
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
+static ngx_int_t
+ngx_commerce_reply_minimal(ngx_commerce_request_t *c)
+{
+    ngx_str_t              value;
+    ngx_uint_t             again;
+    ngx_http_request_t    *r;
+    ngx_commerce_reply_t  *reply;
+
+    r = c->request;
+    reply = &c->reply;
+
+    if (c->op == NULL || reply->problem || reply->body.len == 0 || c->once
+        || !ngx_commerce_reply_prefers(&c->h_prefer->value))
+    {
+        return NGX_OK;
+    }
+
+    again = c->op->method == NGX_COMMERCE_PUT
+            || c->op->method == NGX_COMMERCE_PATCH
+            || (c->op->method == NGX_COMMERCE_POST
+                && c->op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE);
+
+    if (reply->status == NGX_HTTP_CREATED && c->located) {
+        r->headers_out.content_length_n = 0;
+
+    } else if (reply->status == NGX_HTTP_OK && again) {
+        r->headers_out.status = NGX_HTTP_NO_CONTENT;
+
+    } else {
+        return NGX_OK;
+    }
+
+    reply->body.len = 0;
+    ngx_str_null(&r->headers_out.content_type);
+    r->headers_out.content_type_len = 0;
+
+    ngx_str_set(&value, "return=minimal");
+
+    return ngx_commerce_header_add(r, "Preference-Applied", &value);
+}
+
+
+static ngx_uint_t
+ngx_commerce_reply_prefers(ngx_str_t *value)
+{
+    size_t   len;
+    u_char  *p, *end, *next;
+
+    end = value->data + value->len;
+
+    for (p = value->data; p < end; p = next + 1) {
+
+        next = ngx_strlchr(p, end, ',');
+        if (next == NULL) {
+            next = end;
+        }
+
+        while (p < next && (*p == ' ' || *p == '\t')) {
+            p++;
+        }
+
+        for (len = 0; p + len < next && p[len] != ';' && p[len] != ' '
+                      && p[len] != '\t'; len++)
+        {
+            /* void */
+        }
+
+        if (len == sizeof("return=minimal") - 1
+            && ngx_strncasecmp(p, (u_char *) "return=minimal", len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* fields=: of the reply only what the client asked for. */
+
+ngx_int_t
+ngx_commerce_reply_fields(ngx_commerce_request_t *c)
+{
+    ngx_commerce_rc_t      rc;
+    ngx_commerce_str_t     body, names;
+    ngx_commerce_alloc_t   alloc;
+
+    if (c->op->fields < 0 || !c->slots[c->op->fields].set
+        || c->reply.problem || c->reply.status != NGX_HTTP_OK
+        || c->reply.body.len == 0)
+    {
+        return NGX_OK;
+    }
+
+    alloc = ngx_commerce_pool_alloc(c->request->pool);
+    body = ngx_commerce_to_core(&c->reply.body);
+    names = ngx_commerce_to_core(&c->slots[c->op->fields].text);
+
+    rc = ngx_commerce_json_select(&alloc, &body, &names);
+
+    if (rc != NGX_COMMERCE_OK) {
+        ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
+                      "commerce: no fields can be chosen from the reply of "
+                      "\"%*s\"", c->op->id.len, c->op->id.data);
         return NGX_ERROR;
     }
 
-    h->hash = 1;
-    h->key.data = (u_char *) name;
-    h->key.len = ngx_strlen(name);
-    h->value = *value;
+    c->reply.body = ngx_commerce_from_core(&body);
+    c->view = 1;
 
     return NGX_OK;
 }
@@ -518,283 +642,4 @@ ngx_commerce_reply_not_modified(ngx_commerce_request_t *c)
     }
 
     return 0;
-}
-
-
-/* What the reply tells the module: docs/contract.md, section 5. */
-
-ngx_int_t
-ngx_commerce_reply_edge(ngx_commerce_request_t *c,
-    ngx_commerce_reply_t *reply)
-{
-    ngx_commerce_json_t       *root, *member;
-    ngx_commerce_alloc_t       alloc;
-    ngx_commerce_json_error_t  error;
-
-    if (reply->edge.len == 0) {
-        return NGX_OK;
-    }
-
-    alloc = ngx_commerce_pool_alloc(c->request->pool);
-
-    if (ngx_commerce_json_parse(&alloc, reply->edge.data, reply->edge.len,
-                                NULL, &root, &error)
-        != NGX_COMMERCE_OK)
-    {
-        ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
-                      "commerce: the edge instructions of \"%*s\" are not "
-                      "JSON", c->op->id.len, c->op->id.data);
-        return NGX_ERROR;
-    }
-
-    ngx_str_null(&reply->edge);
-
-    member = ngx_commerce_json_get(root, "invalidate");
-
-    if (member) {
-        ngx_commerce_reply_invalidate(c, member);
-    }
-
-    member = ngx_commerce_json_get(root, "page");
-
-    if (member && member->type == NGX_COMMERCE_JSON_OBJECT) {
-        return ngx_commerce_reply_page(c, reply, member);
-    }
-
-    return NGX_OK;
-}
-
-
-static void
-ngx_commerce_reply_invalidate(ngx_commerce_request_t *c,
-    ngx_commerce_json_t *tags)
-{
-    u_char               buf[NGX_INT64_LEN + 1 + 256];
-    ngx_str_t            tag;
-    ngx_commerce_json_t *t;
-
-    for (t = tags->child; t; t = t->next) {
-
-        if (t->type != NGX_COMMERCE_JSON_STRING || t->text.len > 256) {
-            continue;
-        }
-
-        tag.data = buf;
-        tag.len = ngx_snprintf(buf, sizeof(buf), "%V:%*s", &c->tenant.id,
-                               t->text.len, t->text.data)
-                  - buf;
-
-        ngx_commerce_cache_invalidate(&tag);
-    }
-}
-
-
-/* Signs the positions and puts "page" at the end of the body's object. */
-
-static ngx_int_t
-ngx_commerce_reply_page(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply,
-    ngx_commerce_json_t *page)
-{
-    size_t                len;
-    u_char               *p;
-    ngx_str_t             binding, next, prev, body;
-    ngx_commerce_json_t  *member;
-
-    if (reply->body.len < 2 || reply->body.data[reply->body.len - 1] != '}') {
-        ngx_log_error(NGX_LOG_ERR, c->request->connection->log, 0,
-                      "commerce: \"%*s\" answered a page with a body that is "
-                      "no JSON object", c->op->id.len, c->op->id.data);
-        return NGX_ERROR;
-    }
-
-    ngx_commerce_input_binding(c, &binding);
-
-    if (binding.data == NULL
-        || ngx_commerce_reply_cursor(c, ngx_commerce_json_get(page, "next"),
-                                     &binding, &next)
-           != NGX_OK
-        || ngx_commerce_reply_cursor(c, ngx_commerce_json_get(page, "prev"),
-                                     &binding, &prev)
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    len = reply->body.len + page->raw.len + next.len + prev.len
-          + sizeof(",\"page\":{\"next\":\"\",\"prev\":null}}") + 16;
-
-    for (member = page->child; member; member = member->next) {
-        len += member->key.len + member->raw.len + sizeof("\"\":,");
-    }
-
-    p = ngx_pnalloc(c->request->pool, len);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    body.data = p;
-
-    p = ngx_cpymem(p, reply->body.data, reply->body.len - 1);
-
-    if (p[-1] != '{') {
-        *p++ = ',';
-    }
-
-    p = ngx_cpymem(p, "\"page\":{", sizeof("\"page\":{") - 1);
-
-    for (member = page->child; member; member = member->next) {
-
-        if (p[-1] != '{') {
-            *p++ = ',';
-        }
-
-        *p++ = '"';
-        p = ngx_cpymem(p, member->key.data, member->key.len);
-        *p++ = '"';
-        *p++ = ':';
-
-        if (member == ngx_commerce_json_get(page, "next") && next.len) {
-            p = ngx_sprintf(p, "\"%V\"", &next);
-
-        } else if (member == ngx_commerce_json_get(page, "prev") && prev.len) {
-            p = ngx_sprintf(p, "\"%V\"", &prev);
-
-        } else {
-            p = ngx_cpymem(p, member->raw.data, member->raw.len);
-        }
-    }
-
-    *p++ = '}';
-    *p++ = '}';
-
-    body.len = p - body.data;
-    reply->body = body;
-
-    return ngx_commerce_reply_link(c, reply, &next, &prev);
-}
-
-
-static ngx_int_t
-ngx_commerce_reply_cursor(ngx_commerce_request_t *c,
-    ngx_commerce_json_t *position, ngx_str_t *binding, ngx_str_t *cursor)
-{
-    ngx_str_null(cursor);
-
-    if (position == NULL || position->type == NGX_COMMERCE_JSON_NULL) {
-        return NGX_OK;
-    }
-
-    cursor->data = ngx_pnalloc(c->request->pool,
-                               ngx_commerce_cursor_len(position->raw.len));
-    if (cursor->data == NULL) {
-        return NGX_ERROR;
-    }
-
-    cursor->len = ngx_commerce_cursor_sign(cursor->data, c->conf->cursor_key,
-                                           ngx_commerce_to_core(binding),
-                                           position->raw);
-    return NGX_OK;
-}
-
-
-/* RFC 8288, with the address as the client spelled it, its cursor exchanged. */
-
-static ngx_int_t
-ngx_commerce_reply_link(ngx_commerce_request_t *c, ngx_commerce_reply_t *reply,
-    ngx_str_t *next, ngx_str_t *prev)
-{
-    u_char     *p;
-    ngx_str_t   link, headers, *uri;
-
-    uri = &c->request->unparsed_uri;
-
-    if ((next->len == 0 && prev->len == 0)
-        || ngx_strlchr(uri->data, uri->data + uri->len, '"')
-        || ngx_strlchr(uri->data, uri->data + uri->len, '>'))
-    {
-        return NGX_OK;
-    }
-
-    p = ngx_pnalloc(c->request->pool, 2 * uri->len + next->len + prev->len
-                                      + sizeof("<?cursor=>; rel=\"next\", ")
-                                        * 2);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    link.data = p;
-    p = ngx_commerce_reply_link_one(c, p, next, "next");
-
-    if (next->len && prev->len) {
-        p = ngx_cpymem(p, ", ", 2);
-    }
-
-    p = ngx_commerce_reply_link_one(c, p, prev, "prev");
-    link.len = p - link.data;
-
-    p = ngx_pnalloc(c->request->pool, reply->headers.len + 6 * link.len + 16);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    headers.data = p;
-    p = ngx_cpymem(p, "{\"Link\":", sizeof("{\"Link\":") - 1);
-    p = ngx_commerce_json_quote(p, link.data, link.len);
-
-    if (reply->headers.len > 2) {
-        *p++ = ',';
-        p = ngx_cpymem(p, reply->headers.data + 1, reply->headers.len - 1);
-
-    } else {
-        *p++ = '}';
-    }
-
-    headers.len = p - headers.data;
-    reply->headers = headers;
-
-    return NGX_OK;
-}
-
-
-static u_char *
-ngx_commerce_reply_link_one(ngx_commerce_request_t *c, u_char *p,
-    ngx_str_t *cursor, const char *rel)
-{
-    u_char     *s, *end, *amp;
-    ngx_str_t  *uri;
-
-    if (cursor->len == 0) {
-        return p;
-    }
-
-    uri = &c->request->unparsed_uri;
-    end = uri->data + uri->len;
-
-    s = ngx_strlchr(uri->data, end, '?');
-
-    *p++ = '<';
-    p = ngx_cpymem(p, uri->data, (s ? s : end) - uri->data);
-    *p++ = '?';
-
-    for (s = s ? s + 1 : end; s < end; s = amp + 1) {
-
-        amp = ngx_strlchr(s, end, '&');
-        if (amp == NULL) {
-            amp = end;
-        }
-
-        if (amp == s
-            || (amp - s >= 7 && ngx_strncmp(s, "cursor=", 7) == 0))
-        {
-            continue;
-        }
-
-        p = ngx_cpymem(p, s, amp - s);
-        *p++ = '&';
-    }
-
-    p = ngx_cpymem(p, "cursor=", 7);
-    p = ngx_cpymem(p, cursor->data, cursor->len);
-
-    return ngx_sprintf(p, ">; rel=\"%s\"", rel);
 }

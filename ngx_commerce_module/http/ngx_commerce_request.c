@@ -9,9 +9,21 @@
 #define NGX_COMMERCE_HOLD_STEP        10
 
 
+/* What a header means that comes again: RFC 9110, 5.3. */
+
+typedef enum {
+    NGX_COMMERCE_HEADER_ONCE = 0,       /* a fault: nobody may choose which one counts */
+    NGX_COMMERCE_HEADER_LIST,           /* one list in several lines */
+    NGX_COMMERCE_HEADER_TRACE           /* as if there were none: tracing refuses nobody */
+} ngx_commerce_header_rule_t;
+
+
 static ngx_int_t ngx_commerce_request_begin(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_request_hold(ngx_commerce_request_t *c);
 static void ngx_commerce_request_again(ngx_http_request_t *r);
+static ngx_int_t ngx_commerce_request_wait(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_limits(ngx_commerce_request_t *c,
+    ngx_uint_t stage);
 static ngx_int_t ngx_commerce_request_guard(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_request_go(ngx_commerce_request_t *c);
 static void ngx_commerce_request_body_handler(ngx_http_request_t *r);
@@ -21,7 +33,10 @@ static ngx_int_t ngx_commerce_request_path(ngx_http_request_t *r,
     ngx_str_t *path);
 static ngx_int_t ngx_commerce_request_options(ngx_commerce_request_t *c);
 static ngx_int_t ngx_commerce_request_allow(ngx_commerce_request_t *c);
-static void ngx_commerce_request_headers(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_headers(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_request_repeated(ngx_commerce_request_t *c,
+    ngx_table_elt_t **field, ngx_table_elt_t *h,
+    ngx_commerce_header_rule_t rule);
 static ngx_int_t ngx_commerce_request_correlation(ngx_commerce_request_t *c);
 
 
@@ -39,6 +54,12 @@ ngx_commerce_request_handler(ngx_http_request_t *r)
     rc = ngx_commerce_request_begin(c);
 
     if (rc == NGX_AGAIN) {
+
+        if (c->limited) {
+            return (ngx_commerce_request_wait(c) == NGX_OK)
+                   ? NGX_DONE : NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
         return ngx_commerce_request_hold(c);
     }
 
@@ -154,6 +175,52 @@ ngx_commerce_request_again(ngx_http_request_t *r)
 }
 
 
+/* Redis was asked about a limit; it answers soon or not at all. */
+
+static ngx_int_t
+ngx_commerce_request_wait(ngx_commerce_request_t *c)
+{
+    ngx_http_request_t  *r;
+
+    r = c->request;
+
+    if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    if (!c->accepted) {
+        r->main->count++;
+    }
+
+    return NGX_OK;
+}
+
+
+void
+ngx_commerce_request_resume(ngx_commerce_request_t *c)
+{
+    ngx_int_t            rc;
+    ngx_http_request_t  *r;
+
+    r = c->request;
+    c->limited = 0;
+
+    r->read_event_handler = ngx_http_block_reading;
+
+    if (c->accepted) {
+        ngx_commerce_request_body_handler(r);
+        return;
+    }
+
+    rc = ngx_commerce_request_handler(r);
+
+    ngx_http_finalize_request(r, rc);
+}
+
+
 /*
  * Everything before the body.  NGX_OK with c->reply set: answered already.
  * NGX_AGAIN: the list of shops is not there yet.
@@ -162,23 +229,39 @@ ngx_commerce_request_again(ngx_http_request_t *r)
 static ngx_int_t
 ngx_commerce_request_begin(ngx_commerce_request_t *c)
 {
-    ngx_int_t            rc;
+    ngx_int_t            rc, known;
     ngx_http_request_t  *r;
 
     r = c->request;
+    known = ngx_commerce_address_recall(c);
 
-    if (ngx_commerce_request_route(c) != NGX_OK) {
+    if (known == NGX_ERROR) {
         return NGX_ERROR;
     }
 
-    if (c->reply.status) {
-        return NGX_OK;
+    if (known == NGX_DECLINED) {
+
+        if (ngx_commerce_request_route(c) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        if (c->reply.status) {
+            return NGX_OK;
+        }
     }
 
-    c->slots = ngx_pcalloc(r->pool, (c->op->slots_count + 1)
-                                    * sizeof(ngx_commerce_value_t));
-    if (c->slots == NULL) {
-        return NGX_ERROR;
+    if (c->h_repeated) {
+        return ngx_commerce_problem(c, 400, "duplicate-header",
+            "The header \"%V\" may be given once only.", &c->h_repeated->key);
+    }
+
+    if (known == NGX_DECLINED) {
+
+        c->slots = ngx_pcalloc(r->pool, (c->op->slots_count + 1)
+                                        * sizeof(ngx_commerce_value_t));
+        if (c->slots == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     rc = ngx_commerce_request_guard(c);
@@ -187,8 +270,13 @@ ngx_commerce_request_begin(ngx_commerce_request_t *c)
         return rc;
     }
 
-    if (ngx_commerce_input_params(c) != NGX_OK) {
-        return NGX_ERROR;
+    if (known == NGX_DECLINED) {
+
+        if (ngx_commerce_input_params(c) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        ngx_commerce_address_keep(c);
     }
 
     if (c->op->method != NGX_COMMERCE_GET) {
@@ -228,12 +316,20 @@ ngx_commerce_request_guard(ngx_commerce_request_t *c)
         return rc;
     }
 
-    if (ngx_commerce_guard_limits(c, NGX_COMMERCE_STAGE_ADDRESS) != NGX_OK
-        || ngx_commerce_guard_auth(c) != NGX_OK
-        || ngx_commerce_guard_limits(c, NGX_COMMERCE_STAGE_PRINCIPAL)
-           != NGX_OK)
-    {
+    rc = ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_ADDRESS);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ngx_commerce_guard_auth(c) != NGX_OK) {
         return NGX_ERROR;
+    }
+
+    rc = ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_PRINCIPAL);
+
+    if (rc != NGX_OK) {
+        return rc;
     }
 
     if (c->op->conditional == NGX_COMMERCE_CONDITIONAL_IF_MATCH
@@ -263,14 +359,42 @@ ngx_commerce_request_guard(ngx_commerce_request_t *c)
 }
 
 
+static ngx_int_t
+ngx_commerce_request_limits(ngx_commerce_request_t *c, ngx_uint_t stage)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_commerce_guard_limits(c, stage);
+
+    c->limited = (rc == NGX_AGAIN);
+
+    return rc;
+}
+
+
 /* The body is there. */
 
 static ngx_int_t
 ngx_commerce_request_go(ngx_commerce_request_t *c)
 {
-    if (ngx_commerce_body_accept(c) != NGX_OK
-        || ngx_commerce_guard_limits(c, NGX_COMMERCE_STAGE_BODY) != NGX_OK)
-    {
+    ngx_int_t  rc;
+
+    rc = NGX_OK;
+
+    if (!c->accepted) {
+        rc = ngx_commerce_body_accept(c);
+        c->accepted = 1;
+    }
+
+    if (rc == NGX_OK) {
+        rc = ngx_commerce_request_limits(c, NGX_COMMERCE_STAGE_BODY);
+    }
+
+    if (rc == NGX_AGAIN && ngx_commerce_request_wait(c) == NGX_OK) {
+        return NGX_AGAIN;
+    }
+
+    if (rc != NGX_OK) {
         if (!c->step.problem) {
             ngx_commerce_problem(c, 500, "internal", "Out of memory.");
         }
@@ -324,9 +448,9 @@ ngx_commerce_request_get(ngx_http_request_t *r)
     c->request = r;
     c->conf = ngx_http_get_module_main_conf(r, ngx_http_commerce_module);
 
-    ngx_commerce_request_headers(c);
-
-    if (ngx_commerce_request_correlation(c) != NGX_OK) {
+    if (ngx_commerce_request_headers(c) != NGX_OK
+        || ngx_commerce_request_correlation(c) != NGX_OK)
+    {
         return NULL;
     }
 
@@ -336,18 +460,31 @@ ngx_commerce_request_get(ngx_http_request_t *r)
 }
 
 
-/* One pass over the headers for those that nginx does not know. */
+/*
+ * One pass over the headers for those that nginx does not know, or takes the
+ * first of.  A second Authorization or X-API-Key is 401 where it is looked at;
+ * parameters of the contract: ngx_commerce_input.c.
+ */
 
-static void
+static ngx_int_t
 ngx_commerce_request_headers(ngx_commerce_request_t *c)
 {
     ngx_uint_t        i;
     ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
 
-#define ngx_commerce_header(name, field)                                      \
+#define ngx_commerce_header(name, field, rule)                                \
     if (ngx_memcmp(h[i].lowcase_key, name, sizeof(name) - 1) == 0) {          \
-        c->field = &h[i];                                                     \
+                                                                              \
+        if (c->field == NULL) {                                               \
+            c->field = &h[i];                                                 \
+                                                                              \
+        } else if (ngx_commerce_request_repeated(c, &c->field, &h[i],         \
+                                           NGX_COMMERCE_HEADER_##rule)        \
+                   != NGX_OK)                                                 \
+        {                                                                     \
+            return NGX_ERROR;                                                 \
+        }                                                                     \
     }
 
     for (part = &c->request->headers_in.headers.part; part; part = part->next) {
@@ -357,33 +494,85 @@ ngx_commerce_request_headers(ngx_commerce_request_t *c)
 
             switch (h[i].key.len) {
 
+            case 6:
+                ngx_commerce_header("prefer", h_prefer, LIST);
+                break;
+
             case 8:
-                ngx_commerce_header("if-match", h_if_match);
+                ngx_commerce_header("if-match", h_if_match, ONCE);
                 break;
 
             case 11:
-                ngx_commerce_header("traceparent", h_traceparent);
+                ngx_commerce_header("traceparent", h_traceparent, TRACE);
                 break;
 
             case 12:
-                ngx_commerce_header("x-cart-token", h_cart_token);
+                ngx_commerce_header("x-cart-token", h_cart_token, ONCE);
+                ngx_commerce_header("content-type", h_content_type, ONCE);
                 break;
 
             case 13:
-                ngx_commerce_header("if-none-match", h_if_none_match);
+                ngx_commerce_header("if-none-match", h_if_none_match, ONCE);
                 break;
 
             case 15:
-                ngx_commerce_header("idempotency-key", h_idempotency_key);
+                ngx_commerce_header("idempotency-key", h_idempotency_key, ONCE);
                 break;
 
             case 16:
-                ngx_commerce_header("x-correlation-id", h_correlation_id);
-                ngx_commerce_header("content-encoding", h_content_encoding);
+                ngx_commerce_header("x-correlation-id", h_correlation_id,
+                                    TRACE);
+                ngx_commerce_header("content-encoding", h_content_encoding,
+                                    LIST);
                 break;
             }
         }
     }
+
+#undef ngx_commerce_header
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_commerce_request_repeated(ngx_commerce_request_t *c,
+    ngx_table_elt_t **field, ngx_table_elt_t *h,
+    ngx_commerce_header_rule_t rule)
+{
+    u_char           *p;
+    ngx_table_elt_t  *joined;
+
+    if (rule == NGX_COMMERCE_HEADER_ONCE) {
+        c->h_repeated = h;
+        return NGX_OK;
+    }
+
+    joined = ngx_pcalloc(c->request->pool, sizeof(ngx_table_elt_t));
+    if (joined == NULL) {
+        return NGX_ERROR;
+    }
+
+    joined->key = h->key;
+
+    if (rule == NGX_COMMERCE_HEADER_LIST) {
+
+        p = ngx_pnalloc(c->request->pool,
+                        (*field)->value.len + 2 + h->value.len);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        joined->value.data = p;
+        p = ngx_cpymem(p, (*field)->value.data, (*field)->value.len);
+        p = ngx_cpymem(p, ", ", 2);
+        p = ngx_cpymem(p, h->value.data, h->value.len);
+        joined->value.len = p - joined->value.data;
+    }
+
+    *field = joined;
+
+    return NGX_OK;
 }
 
 
@@ -556,5 +745,36 @@ ngx_commerce_request_allow(ngx_commerce_request_t *c)
     value.data = (u_char *) c->match.allow;
     value.len = ngx_strlen(c->match.allow);
 
-    return ngx_commerce_reply_header(c->request, "Allow", &value);
+    return ngx_commerce_header_add(c->request, "Allow", &value);
+}
+
+
+/* Allow for a 405 that is nginx's own (TRACE); an address outside the contract has none. */
+
+ngx_int_t
+ngx_commerce_request_methods(ngx_commerce_request_t *c)
+{
+    u_char     *p;
+    ngx_str_t   path;
+
+    if (c->conf->contract == NULL) {
+        return NGX_OK;
+    }
+
+    /* as the client sent it: error_page has led to another URI */
+
+    path = c->request->unparsed_uri;
+    p = path.len ? ngx_strlchr(path.data, path.data + path.len, '?') : NULL;
+
+    if (p) {
+        path.len = p - path.data;
+    }
+
+    if (!ngx_commerce_contract_match(c->conf->contract, NGX_COMMERCE_METHODS,
+                                     path.data, path.len, &c->match))
+    {
+        return NGX_OK;
+    }
+
+    return ngx_commerce_request_allow(c);
 }

@@ -6,11 +6,12 @@
  */
 
 #include "ngx_commerce_http.h"
-
-#include <openssl/sha.h>
+#include "ngx_commerce_sha256.h"
 
 
 #define NGX_COMMERCE_CART_TOKEN_LEN  43     /* base64url of 256 bits */
+#define NGX_COMMERCE_GUEST_LEN       (2 + 2 * 32)
+#define NGX_COMMERCE_GUESTS          4096   /* in pairs */
 
 #define NGX_COMMERCE_RESULT_MEMBERS  200000
 #define NGX_COMMERCE_RESULT_DEPTH    64
@@ -19,9 +20,14 @@
 static ngx_int_t ngx_commerce_scope_context(ngx_commerce_request_t *c,
     ngx_commerce_str_t name, ngx_str_t *text);
 static ngx_int_t ngx_commerce_scope_owner(ngx_commerce_request_t *c);
-static ngx_int_t ngx_commerce_scope_guest(ngx_commerce_request_t *c,
+static ngx_int_t ngx_commerce_scope_guest_text(ngx_commerce_request_t *c,
     ngx_str_t *token, ngx_str_t *owner);
 static ngx_int_t ngx_commerce_scope_mint(ngx_commerce_request_t *c);
+static ngx_commerce_guest_t *ngx_commerce_scope_known(ngx_str_t *token,
+    uint64_t hash[2]);
+
+
+static ngx_commerce_guest_t  ngx_commerce_guests[NGX_COMMERCE_GUESTS];
 
 
 void
@@ -61,6 +67,7 @@ ngx_commerce_scope_bind(ngx_commerce_request_t *c, ngx_str_t *object)
 
     limits.max_members = NGX_COMMERCE_RESULT_MEMBERS;
     limits.max_depth = NGX_COMMERCE_RESULT_DEPTH;
+    limits.nfc = false;
 
     rc = ngx_commerce_json_parse(&alloc, object->data, object->len, &limits,
                                  &root, &error);
@@ -110,6 +117,39 @@ ngx_commerce_scope_get(ngx_commerce_request_t *c, const char *name)
 }
 
 
+ngx_str_t *
+ngx_commerce_scope_input(ngx_commerce_request_t *c,
+    const ngx_commerce_step_t *step, const char *name)
+{
+    size_t               len;
+    uint32_t             i;
+    ngx_str_t           *value;
+    ngx_commerce_arg_t  *arg;
+
+    len = ngx_strlen(name);
+
+    for (i = 0; i < step->args_count; i++) {
+        arg = &step->args[i];
+
+        if (arg->parameter.len != len
+            || ngx_memcmp(arg->parameter.data, name, len) != 0)
+        {
+            continue;
+        }
+
+        value = ngx_palloc(c->request->pool, sizeof(ngx_str_t));
+
+        if (value == NULL || ngx_commerce_scope_arg(c, arg, value) != NGX_OK) {
+            return NULL;
+        }
+
+        return value->data ? value : NULL;
+    }
+
+    return ngx_commerce_scope_get(c, name);
+}
+
+
 ngx_int_t
 ngx_commerce_scope_arg(ngx_commerce_request_t *c,
     const ngx_commerce_arg_t *arg, ngx_str_t *text)
@@ -146,6 +186,11 @@ ngx_commerce_scope_render(ngx_commerce_request_t *c,
     uint32_t             i;
     ngx_str_t           *values;
     ngx_commerce_arg_t   arg;
+
+    if (t->count == 1 && !t->parts[0].name) {
+        *text = ngx_commerce_from_core(&t->parts[0].text);
+        return NGX_OK;
+    }
 
     values = ngx_palloc(c->request->pool, t->count * sizeof(ngx_str_t));
     if (values == NULL) {
@@ -283,8 +328,8 @@ ngx_commerce_scope_context(ngx_commerce_request_t *c, ngx_commerce_str_t name,
     } else if (ngx_commerce_is("$guest_cart")) {
 
         if (c->guest_cart.len == 0 && c->h_cart_token
-            && ngx_commerce_scope_guest(c, &c->h_cart_token->value,
-                                        &c->guest_cart)
+            && ngx_commerce_scope_guest_text(c, &c->h_cart_token->value,
+                                             &c->guest_cart)
                != NGX_OK)
         {
             return NGX_ERROR;
@@ -295,11 +340,30 @@ ngx_commerce_scope_context(ngx_commerce_request_t *c, ngx_commerce_str_t name,
     } else if (ngx_commerce_is("$principal")) {
         *text = c->principal.subject;
 
+    } else if (ngx_commerce_is("$session")) {
+        *text = c->principal.session;
+
+    } else if (ngx_commerce_is("$address")) {
+        *text = r->connection->addr_text;
+
+    } else if (ngx_commerce_is("$user_agent")) {
+        ngx_str_null(text);
+
+        if (r->headers_in.user_agent
+            && ngx_commerce_utf8_valid(r->headers_in.user_agent->value.data,
+                                       r->headers_in.user_agent->value.len))
+        {
+            *text = r->headers_in.user_agent->value;
+        }
+
     } else if (ngx_commerce_is("$tenant_slug")) {
         *text = c->tenant.slug;
 
     } else if (ngx_commerce_is("$correlation_id")) {
         *text = c->correlation_id;
+
+    } else if (ngx_commerce_is("$reply")) {
+        *text = c->reply.body;
 
     } else if (ngx_commerce_is("$method")) {
         *text = r->method_name;
@@ -347,49 +411,103 @@ ngx_commerce_scope_owner(ngx_commerce_request_t *c)
     }
 
     if (c->h_cart_token) {
-        return ngx_commerce_scope_guest(c, &c->h_cart_token->value,
-                                        &c->cart_owner);
+        return ngx_commerce_scope_guest_text(c, &c->h_cart_token->value,
+                                             &c->cart_owner);
     }
 
     if (ngx_commerce_scope_mint(c) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    return ngx_commerce_scope_guest(c, &c->cart_token, &c->cart_owner);
+    return ngx_commerce_scope_guest_text(c, &c->cart_token, &c->cart_owner);
 }
 
 
 /* The token is a bearer secret: what is stored and logged is its hash. */
 
 static ngx_int_t
-ngx_commerce_scope_guest(ngx_commerce_request_t *c, ngx_str_t *token,
+ngx_commerce_scope_guest_text(ngx_commerce_request_t *c, ngx_str_t *token,
     ngx_str_t *owner)
 {
-    u_char  *p, raw[48], digest[SHA256_DIGEST_LENGTH];
+    u_char                *p;
+    ngx_commerce_guest_t  *guest;
 
-    if (token->len != NGX_COMMERCE_CART_TOKEN_LEN
-        || ngx_commerce_base64url_decode(raw, token->data, token->len) != 32)
-    {
-        return ngx_commerce_problem(c, NGX_HTTP_BAD_REQUEST,
-            "cart-token-invalid",
-            "X-Cart-Token must be a token that this shop has issued; leave "
-            "the header out to get a new one.");
-    }
+    guest = ngx_commerce_scope_guest(c, token);
+    p = guest ? ngx_pnalloc(c->request->pool, NGX_COMMERCE_GUEST_LEN) : NULL;
 
-    p = ngx_pnalloc(c->request->pool, 2 + 2 * SHA256_DIGEST_LENGTH);
     if (p == NULL) {
         return NGX_ERROR;
     }
 
-    SHA256(token->data, token->len, digest);
-
     owner->data = p;
-    owner->len = 2 + 2 * SHA256_DIGEST_LENGTH;
+    owner->len = NGX_COMMERCE_GUEST_LEN;
 
     p = ngx_cpymem(p, "g:", 2);
-    ngx_commerce_hex(p, digest, SHA256_DIGEST_LENGTH);
+    ngx_commerce_hex(p, guest->digest, 32);
 
     return NGX_OK;
+}
+
+
+ngx_commerce_guest_t *
+ngx_commerce_scope_guest(ngx_commerce_request_t *c, ngx_str_t *token)
+{
+    u_char                 raw[48];
+    uint64_t               hash[2];
+    ngx_uint_t             i;
+    ngx_commerce_guest_t  *known;
+
+    known = ngx_commerce_scope_known(token, hash);
+
+    for (i = 0; known && i < 2; i++) {
+        if (known[i].token[0] == hash[0] && known[i].token[1] == hash[1]) {
+            return &known[i];
+        }
+    }
+
+    if (known == NULL
+        || ngx_commerce_base64url_decode(raw, token->data, token->len) != 32)
+    {
+        (void) ngx_commerce_problem(c, NGX_HTTP_BAD_REQUEST,
+            "cart-token-invalid",
+            "X-Cart-Token must be a token that this shop has issued; leave "
+            "the header out to get a new one.");
+        return NULL;
+    }
+
+    /* the older one of the two goes */
+    known[1] = known[0];
+
+    ngx_commerce_sha256(token->data, token->len, known->digest);
+
+    known->token[0] = hash[0];
+    known->token[1] = hash[1];
+    known->who = 0;
+
+    return known;
+}
+
+
+/* The token's two places, which may be others'; NULL: it is no token.  Nobody can choose tokens that share a place. */
+
+static ngx_commerce_guest_t *
+ngx_commerce_scope_known(ngx_str_t *token, uint64_t hash[2])
+{
+    static pid_t     owner;
+    static uint64_t  secret[2];
+
+    if (token->len != NGX_COMMERCE_CART_TOKEN_LEN) {
+        return NULL;
+    }
+
+    if (owner != ngx_pid) {
+        ngx_commerce_random((u_char *) secret, sizeof(secret));
+        owner = ngx_pid;
+    }
+
+    ngx_commerce_store_siphash(secret, token->data, token->len, hash);
+
+    return &ngx_commerce_guests[hash[0] % NGX_COMMERCE_GUESTS & ~1U];
 }
 
 

@@ -13,6 +13,7 @@ static ngx_int_t ngx_commerce_steps_finish(ngx_commerce_request_t *c);
 static ngx_uint_t ngx_commerce_steps_due(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step);
 static ngx_int_t ngx_commerce_steps_hold(ngx_commerce_request_t *c);
+static ngx_int_t ngx_commerce_steps_watch(ngx_commerce_request_t *c);
 static void ngx_commerce_steps_cleanup(void *data);
 
 
@@ -81,6 +82,7 @@ ngx_commerce_step_done(ngx_commerce_request_t *c)
     connection = r->connection;
 
     c->cancel = NULL;
+    c->idle = 0;
 
     ngx_http_set_log_request(connection->log, r);
 
@@ -140,9 +142,9 @@ ngx_commerce_steps_after(ngx_commerce_request_t *c)
 
     step = &c->op->steps[c->step_index];
 
-    if (c->step.status < 300
-        && ngx_commerce_reply_edge(c, &c->step) != NGX_OK)
-    {
+    /* a refusal may void something too: a refresh token that comes twice ends its session */
+
+    if (ngx_commerce_reply_edge(c, &c->step) != NGX_OK) {
         ngx_commerce_problem_internal(c);
     }
 
@@ -167,18 +169,23 @@ ngx_commerce_steps_after(ngx_commerce_request_t *c)
 
     /* a replay did all that follows when it was new; now it would be done to something else */
 
-    if (c->step.replayed) {
+    if (c->step.replayed || c->step.final) {
         c->reply = c->step;
         return NGX_DONE;
     }
 
     if (c->step_index == c->op->reply_step) {
         c->reply = c->step;
+
+    } else if (step->amend) {
+        c->reply.body = c->step.body;
+        c->view = 1;
+        c->once |= (step->kind == NGX_COMMERCE_STEP_NATIVE);
     }
 
     c->step_index++;
 
-    if (c->step_index < c->op->steps_count
+    if (c->step_index <= c->op->last_step
         && ngx_commerce_scope_bind(c, &c->step.body) != NGX_OK)
     {
         ngx_commerce_problem_internal(c);
@@ -206,6 +213,13 @@ ngx_commerce_steps_finish(ngx_commerce_request_t *c)
         c->reply = c->step;
     }
 
+    if (ngx_commerce_sealed_reply(c, &c->reply) != NGX_OK
+        || ngx_commerce_reply_fields(c) != NGX_OK)
+    {
+        ngx_commerce_problem_internal(c);
+        c->reply = c->step;
+    }
+
     ngx_commerce_cached_keep_response(c);
 
     return ngx_commerce_reply_send(c);
@@ -217,6 +231,10 @@ ngx_commerce_steps_due(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step)
 {
     ngx_commerce_value_t  *v;
+
+    if (step->kind == NGX_COMMERCE_STEP_CALL && step->call->recall) {
+        return c->idempotency_key.len > 0;
+    }
 
     if (step->when < 0) {
         return 1;
@@ -232,7 +250,8 @@ ngx_commerce_steps_due(ngx_commerce_request_t *c,
 
 
 /*
- * The request waits.  A reader that goes away is let go at once; a command is
+ * The request waits.  A reader that goes away is let go at once, and so is
+ * whoever waits for something without effect (a password's hash); a command is
  * carried to its end, so that what follows a commit (the cart is emptied, the
  * cache is told) is not lost with the client.
  */
@@ -246,7 +265,7 @@ ngx_commerce_steps_hold(ngx_commerce_request_t *c)
     r = c->request;
 
     if (c->waiting) {
-        return NGX_AGAIN;
+        return ngx_commerce_steps_watch(c);
     }
 
     cleanup = ngx_http_cleanup_add(r, 0);
@@ -264,8 +283,23 @@ ngx_commerce_steps_hold(ngx_commerce_request_t *c)
 
     r->write_event_handler = ngx_http_request_empty_handler;
 
-    if (c->op->method != NGX_COMMERCE_GET) {
+    return ngx_commerce_steps_watch(c);
+}
+
+
+static ngx_int_t
+ngx_commerce_steps_watch(ngx_commerce_request_t *c)
+{
+    ngx_http_request_t  *r;
+
+    r = c->request;
+
+    if (c->op->method != NGX_COMMERCE_GET && !c->idle) {
         r->read_event_handler = ngx_http_block_reading;
+        return NGX_AGAIN;
+    }
+
+    if (r->read_event_handler == ngx_http_test_reading) {
         return NGX_AGAIN;
     }
 

@@ -1,5 +1,5 @@
 /*
- * Small things of the engine: memory, randomness, identifiers of a trace.
+ * Small things of the engine: randomness, identifiers of a trace.
  */
 
 #include "ngx_commerce_http.h"
@@ -10,27 +10,7 @@
 #define NGX_COMMERCE_RANDOM_BATCH  4096
 
 
-static void *ngx_commerce_pool_alloc_handler(void *ctx, size_t size);
 static ngx_uint_t ngx_commerce_traceparent_valid(ngx_str_t *s);
-
-
-ngx_commerce_alloc_t
-ngx_commerce_pool_alloc(ngx_pool_t *pool)
-{
-    ngx_commerce_alloc_t  alloc;
-
-    alloc.alloc = ngx_commerce_pool_alloc_handler;
-    alloc.ctx = pool;
-
-    return alloc;
-}
-
-
-static void *
-ngx_commerce_pool_alloc_handler(void *ctx, size_t size)
-{
-    return ngx_palloc(ctx, size);
-}
 
 
 /*

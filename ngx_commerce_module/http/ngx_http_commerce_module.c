@@ -24,17 +24,6 @@ static ngx_int_t ngx_commerce_load_contract(ngx_conf_t *cf,
     ngx_commerce_main_conf_t *mcf, ngx_str_t *file);
 static ngx_int_t ngx_commerce_read_file(ngx_conf_t *cf, ngx_str_t *file,
     ngx_str_t *text);
-static ngx_int_t ngx_commerce_bind_operation(ngx_conf_t *cf,
-    ngx_commerce_main_conf_t *mcf, ngx_commerce_operation_t *op);
-static ngx_int_t ngx_commerce_bind_step(ngx_conf_t *cf,
-    ngx_commerce_operation_t *op, ngx_commerce_step_t *step);
-static ngx_int_t ngx_commerce_bind_cache_control(ngx_conf_t *cf,
-    ngx_commerce_main_conf_t *mcf, ngx_commerce_operation_t *op);
-static ngx_int_t ngx_commerce_bind_limits(ngx_conf_t *cf,
-    ngx_commerce_main_conf_t *mcf, ngx_commerce_operation_t *op);
-static bool ngx_commerce_native_known(ngx_commerce_str_t name);
-static ngx_commerce_native_pt ngx_commerce_native_find(
-    ngx_commerce_str_t name);
 
 static ngx_int_t ngx_commerce_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
@@ -42,7 +31,6 @@ static ngx_int_t ngx_commerce_variable(ngx_http_request_t *r,
 
 enum {
     NGX_COMMERCE_VAR_CORRELATION = 0,
-    NGX_COMMERCE_VAR_TENANT,
     NGX_COMMERCE_VAR_ROUTE,
     NGX_COMMERCE_VAR_PRINCIPAL,
     NGX_COMMERCE_VAR_CODE,
@@ -50,13 +38,6 @@ enum {
     NGX_COMMERCE_VAR_PG_TIME,
     NGX_COMMERCE_VAR_PG_CALLS,
     NGX_COMMERCE_VAR_TRACEPARENT
-};
-
-
-static const ngx_commerce_native_t  *ngx_commerce_natives[] = {
-    ngx_commerce_natives_auth,
-    ngx_commerce_natives_health,
-    NULL
 };
 
 
@@ -90,11 +71,11 @@ static ngx_command_t  ngx_commerce_commands[] = {
       offsetof(ngx_commerce_main_conf_t, maintenance),
       NULL },
 
-    { ngx_string("commerce_tenant"),
-      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_str_slot,
-      NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_commerce_loc_conf_t, tenant),
+    { ngx_string("commerce_fetch_wait"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_commerce_main_conf_t, fetch_wait),
       NULL },
 
     { ngx_string("commerce_cache"),
@@ -158,9 +139,6 @@ static ngx_http_variable_t  ngx_commerce_variables[] = {
     { ngx_string("commerce_correlation_id"), NULL, ngx_commerce_variable,
       NGX_COMMERCE_VAR_CORRELATION, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
-    { ngx_string("commerce_tenant"), NULL, ngx_commerce_variable,
-      NGX_COMMERCE_VAR_TENANT, NGX_HTTP_VAR_NOCACHEABLE, 0 },
-
     { ngx_string("commerce_route"), NULL, ngx_commerce_variable,
       NGX_COMMERCE_VAR_ROUTE, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
@@ -190,13 +168,27 @@ static ngx_int_t
 ngx_commerce_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
     uintptr_t data)
 {
-    u_char                  *p;
-    ngx_str_t                s;
-    ngx_commerce_request_t  *c;
+    u_char                          *p;
+    ngx_str_t                        s;
+    ngx_commerce_request_t          *c;
+    const ngx_commerce_principal_t  *principal;
 
     ngx_str_null(&s);
 
     c = ngx_http_get_module_ctx(r, ngx_http_commerce_module);
+
+    if (data == NGX_COMMERCE_VAR_PRINCIPAL
+        && (c == NULL || c->principal.subject.len == 0))
+    {
+        /* a location without the API, guarded by commerce_auth */
+        principal = ngx_commerce_auth_principal(r);
+
+        if (principal) {
+            s = principal->subject;
+        }
+
+        c = NULL;
+    }
 
     if (c) {
 
@@ -204,10 +196,6 @@ ngx_commerce_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
 
         case NGX_COMMERCE_VAR_CORRELATION:
             s = c->correlation_id;
-            break;
-
-        case NGX_COMMERCE_VAR_TENANT:
-            s = c->tenant.slug;
             break;
 
         case NGX_COMMERCE_VAR_ROUTE:
@@ -274,20 +262,7 @@ ngx_commerce_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
 static ngx_int_t
 ngx_commerce_add_variables(ngx_conf_t *cf)
 {
-    ngx_http_variable_t  *var, *v;
-
-    for (v = ngx_commerce_variables; v->name.len; v++) {
-
-        var = ngx_http_add_variable(cf, &v->name, v->flags);
-        if (var == NULL) {
-            return NGX_ERROR;
-        }
-
-        var->get_handler = v->get_handler;
-        var->data = v->data;
-    }
-
-    return NGX_OK;
+    return ngx_commerce_variables_add(cf, ngx_commerce_variables);
 }
 
 
@@ -311,6 +286,7 @@ ngx_commerce_create_main_conf(ngx_conf_t *cf)
     }
 
     mcf->maintenance = NGX_CONF_UNSET_MSEC;
+    mcf->fetch_wait = NGX_CONF_UNSET_MSEC;
 
     mcf->files = ngx_array_create(cf->pool, 2, sizeof(ngx_str_t));
     if (mcf->files == NULL) {
@@ -325,12 +301,6 @@ static void *
 ngx_commerce_create_loc_conf(ngx_conf_t *cf)
 {
     ngx_commerce_loc_conf_t  *lcf;
-
-    /*
-     * set by ngx_pcalloc():
-     *
-     *     lcf->tenant = { 0, NULL };
-     */
 
     lcf = ngx_pcalloc(cf->pool, sizeof(ngx_commerce_loc_conf_t));
     if (lcf == NULL) {
@@ -349,7 +319,6 @@ ngx_commerce_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_commerce_loc_conf_t  *prev = parent;
     ngx_commerce_loc_conf_t  *conf = child;
 
-    ngx_conf_merge_str_value(conf->tenant, prev->tenant, "");
     ngx_conf_merge_value(conf->cache, prev->cache, 1);
 
     return NGX_CONF_OK;
@@ -427,6 +396,9 @@ ngx_commerce_postconfiguration(ngx_conf_t *cf)
     mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_commerce_module);
 
     ngx_conf_init_msec_value(mcf->maintenance, 60000);
+    ngx_conf_init_msec_value(mcf->fetch_wait, 10000);
+
+    ngx_commerce_limits_init();
 
     if (ngx_commerce_maintenance_register(cf, mcf) != NGX_OK
         || ngx_commerce_health_register(cf) != NGX_OK)
@@ -448,6 +420,8 @@ ngx_commerce_postconfiguration(ngx_conf_t *cf)
     }
 
     *alloc = ngx_commerce_pool_alloc(cf->pool);
+
+    ngx_commerce_address_forget();
 
     mcf->contract = ngx_commerce_contract_create(alloc,
                                                  ngx_commerce_native_known);
@@ -471,8 +445,9 @@ ngx_commerce_postconfiguration(ngx_conf_t *cf)
     mcf->begin_request = ngx_commerce_pg_statement(cf, &text, 5);
 
     ngx_str_set(&text,
-                "SELECT api.begin_command($1, $2, $3, $4, $5, $6, $7, $8, $9)");
-    mcf->begin_command = ngx_commerce_pg_statement(cf, &text, 9);
+                "SELECT api.begin_command($1, $2, $3, $4, $5, $6, $7, $8, $9, "
+                "$10, $11)");
+    mcf->begin_command = ngx_commerce_pg_statement(cf, &text, 11);
 
     if (mcf->begin_request == NULL || mcf->begin_command == NULL) {
         return NGX_ERROR;
@@ -505,7 +480,6 @@ ngx_commerce_init_process(ngx_cycle_t *cycle)
     if (ngx_process == NGX_PROCESS_WORKER || ngx_process == NGX_PROCESS_SINGLE)
     {
         ngx_commerce_health_init(cycle);
-        ngx_commerce_maintenance_init(cycle);
     }
 
     return NGX_OK;
@@ -579,172 +553,4 @@ ngx_commerce_read_file(ngx_conf_t *cf, ngx_str_t *file, ngx_str_t *text)
     }
 
     return NGX_OK;
-}
-
-
-/* What a step names becomes a pointer: statement, script, handler, policy. */
-
-static ngx_int_t
-ngx_commerce_bind_operation(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
-    ngx_commerce_operation_t *op)
-{
-    uint32_t  i;
-
-    if (op->cache.tags_count > NGX_COMMERCE_CACHE_TAGS_MAX) {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "commerce_contract: operation \"%*s\": a cached reply "
-                      "has %d tags at most", op->id.len, op->id.data,
-                      NGX_COMMERCE_CACHE_TAGS_MAX);
-        return NGX_ERROR;
-    }
-
-    for (i = 0; i < op->steps_count; i++) {
-        if (ngx_commerce_bind_step(cf, op, &op->steps[i]) != NGX_OK) {
-            return NGX_ERROR;
-        }
-    }
-
-    if (ngx_commerce_bind_cache_control(cf, mcf, op) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    return ngx_commerce_bind_limits(cf, mcf, op);
-}
-
-
-static ngx_int_t
-ngx_commerce_bind_cache_control(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
-    ngx_commerce_operation_t *op)
-{
-    u_char     *p;
-    ngx_str_t  *value;
-
-    value = &mcf->ops[op->index].cache_control;
-
-    if (op->cache.ttl == 0) {
-        ngx_str_set(value, NGX_COMMERCE_NO_STORE);
-        return NGX_OK;
-    }
-
-    p = ngx_pnalloc(cf->pool, sizeof("public, max-age=, "
-                                     "stale-while-revalidate=")
-                              + 2 * NGX_INT32_LEN);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    value->data = p;
-    value->len = ngx_sprintf(p, "public, max-age=%uD, "
-                             "stale-while-revalidate=%uD",
-                             op->cache.ttl, op->cache.ttl)
-                 - p;
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_commerce_bind_step(ngx_conf_t *cf, ngx_commerce_operation_t *op,
-    ngx_commerce_step_t *step)
-{
-    switch (step->kind) {
-
-    case NGX_COMMERCE_STEP_CALL:
-        return ngx_commerce_call_register(cf, step->call);
-
-    case NGX_COMMERCE_STEP_NATIVE:
-        step->data = (void *) (uintptr_t) ngx_commerce_native_find(step->name);
-        return NGX_OK;
-
-    default:
-        break;
-    }
-
-    step->data = ngx_commerce_redis_script(cf, (ngx_str_t *) &step->name);
-
-    if (step->data == NULL) {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "commerce_contract: operation \"%*s\": there is no "
-                      "Redis script \"%*s\"; see commerce_redis_scripts",
-                      op->id.len, op->id.data, step->name.len,
-                      step->name.data);
-        return NGX_ERROR;
-    }
-
-    if ((step->miss && ngx_commerce_call_register(cf, step->miss) != NGX_OK)
-        || (step->down && ngx_commerce_call_register(cf, step->down)
-                          != NGX_OK))
-    {
-        return NGX_ERROR;
-    }
-
-    if (step->backup.len) {
-        step->backup_data = ngx_commerce_backup_function(cf,
-                                                (ngx_str_t *) &step->backup);
-        if (step->backup_data == NULL) {
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_commerce_bind_limits(ngx_conf_t *cf, ngx_commerce_main_conf_t *mcf,
-    ngx_commerce_operation_t *op)
-{
-    uint32_t                      i;
-    ngx_commerce_op_conf_t       *conf;
-    ngx_commerce_limit_policy_t  *policy;
-
-    if (op->limits_count == 0) {
-        return NGX_OK;
-    }
-
-    conf = &mcf->ops[op->index];
-
-    conf->limits = ngx_palloc(cf->pool, op->limits_count * sizeof(void *));
-    if (conf->limits == NULL) {
-        return NGX_ERROR;
-    }
-
-    for (i = 0; i < op->limits_count; i++) {
-        policy = ngx_commerce_limit_find(cf, (ngx_str_t *) &op->limits[i]);
-
-        if (policy) {
-            conf->limits[conf->limits_count++] = policy;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-static bool
-ngx_commerce_native_known(ngx_commerce_str_t name)
-{
-    return ngx_commerce_native_find(name) != NULL;
-}
-
-
-static ngx_commerce_native_pt
-ngx_commerce_native_find(ngx_commerce_str_t name)
-{
-    ngx_uint_t                    i;
-    const ngx_commerce_native_t  *native;
-
-    for (i = 0; ngx_commerce_natives[i]; i++) {
-
-        for (native = ngx_commerce_natives[i]; native->name.len; native++) {
-
-            if (native->name.len == name.len
-                && ngx_memcmp(native->name.data, name.data, name.len) == 0)
-            {
-                return native->handler;
-            }
-        }
-    }
-
-    return NULL;
 }
