@@ -250,11 +250,23 @@ owned() {
 }
 
 
+# A process whose end nobody has taken note of yet (init may take its time) has ended all the same, but not before all of its
+# threads have: these hold its ports for a while after the first one has ended.
+alive() {
+    local stat
+    local -a threads
+
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+    threads=("/proc/$1/task/"*)
+    [[ ${stat##*) } != [ZX]* || ${#threads[@]} -gt 1 ]]
+}
+
+
 # wait_gone PID SECONDS
 wait_gone() {
     local end=$(($(now) + $2 * 1000))
 
-    while kill -0 "$1" 2>/dev/null; do
+    while alive "$1"; do
         if [ "$(now)" -ge "$end" ]; then
             return 1
         fi

@@ -174,7 +174,45 @@ class Bundle:
                     self.refs(value, self.file_of(value),
                               f"components.{kind}.{name}")
         self.local()
+        for name, item in self.paths.items():
+            for method in METHODS:
+                if isinstance(item.get(method), Map):
+                    self.listing(item[method], f"{name} {method}")
+                    self.keyed(item[method], method)
+                    self.problems(item[method])
         return self.document
+
+    def problems(self, op):
+        """What every operation may answer: problem documents, and 304 where the client may ask for news."""
+        responses, mark = op.get("responses"), op.mark
+        if not isinstance(responses, Map) or "Problem" not in self.schemas:
+            return
+        shared = self.section(self.components, "responses")
+        for status, name, description in (("4XX", "Refused", "The request's fault"), ("5XX", "Failed", "The shop's fault, for now")):
+            if name not in shared:
+                problem = self.mapping(mark, **{"$ref": "#/components/schemas/Problem"})
+                shared[name] = self.mapping(mark, description=description, content=self.mapping(
+                    mark, **{"application/problem+json": self.mapping(mark, schema=problem)}))
+            responses.setdefault(status, self.mapping(mark, **{"$ref": f"#/components/responses/{name}"}))
+        commerce = op.get("x-commerce")
+        if isinstance(commerce, Map) and (commerce.get("conditional") == "etag" or "cache" in commerce):
+            responses.setdefault("304", self.mapping(mark, description="What the client has is what there is"))
+
+    @staticmethod
+    def keyed(op, method):
+        """A command of POST or PATCH takes an Idempotency-Key, unless it says otherwise: the other methods are idempotent."""
+        commerce = op.get("x-commerce")
+        if (not isinstance(commerce, Map) or "idempotency" in commerce or method not in ("post", "patch")
+                or commerce.get("tenant") == "none"):
+            return
+        steps = commerce.get("steps", [commerce])
+        if not isinstance(steps, list) or not all(isinstance(step, Map) for step in steps):
+            return
+        steps = [step for step in steps if not step.get("amend") or "native" in step]
+        reply = next((step for step in steps if step.get("reply")), steps[-1] if steps else {})
+        # by a call, and by one that writes: kept is what a call answers, in the transaction of its effect
+        if "call" in reply and reply.get("lane", commerce.get("lane")) in ("write", "slow"):
+            commerce["idempotency"] = "optional"
 
     def file_of(self, value):
         mark = getattr(value, "mark", None)
@@ -270,6 +308,80 @@ class Bundle:
                 self.schemas.marks[name] = mark
                 self.refs(schema, target, f"components.schemas.{name}")
         return "#/components/schemas/" + self.adopted[key]
+
+    def listing(self, op, place):
+        """x-commerce.list becomes the parameters sort, fields and expand, and a step that expands."""
+        commerce = op.get("x-commerce")
+        spec = commerce.get("list") if isinstance(commerce, Map) else None
+        if spec is None:
+            return
+        mark = commerce.at("list")
+        if not isinstance(spec, Map) or set(spec) - {"sort", "fields", "expand"}:
+            raise Fault("list has sort, fields and expand only", mark, place)
+        del commerce["list"]
+        if "sort" in spec:
+            names = self.names(spec["sort"], mark, place)
+            self.parameter(op, "sort", "Names by which to sort, the first counts most; `-` before one turns it round. "
+                           "Equals follow by id", [word for name in names for word in (name, "-" + name)], 3, mark)
+        if "fields" in spec:
+            names = self.shown(op, mark, place) if spec["fields"] is True else self.names(spec["fields"], mark, place)
+            self.parameter(op, "fields", "Show these members only", names, len(names), mark)
+        if "expand" in spec:
+            expand = spec["expand"]
+            if not isinstance(expand, Map) or set(expand) != {"call", "names"}:
+                raise Fault("expand needs call and names", mark, place)
+            names = self.names(expand["names"], mark, place)
+            if any(name.count(".") > 1 for name in names):
+                raise Fault("expand goes two levels deep at most", mark, place)
+            self.parameter(op, "expand", "Show what these refer to in place of the reference", names, len(names), mark)
+            self.expanding(commerce, expand["call"], mark)
+
+    @staticmethod
+    def names(value, mark, place):
+        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+            raise Fault("list takes lists of names", mark, place)
+        return list(value)
+
+    def shown(self, op, mark, place):
+        """The members that the operation's answer shows: of the elements of `data`, or its own."""
+        schema = deref(self.document, op.get("responses", {}).get("200", {}))
+        schema = deref(self.document, schema.get("content", {}).get("application/json", {}).get("schema", {}))
+        data = deref(self.document, self.members(schema).get("data", {}))
+        if "items" in data:
+            schema = deref(self.document, data["items"])
+        names = list(self.members(schema))
+        if not names:
+            raise Fault("fields: true needs an answer whose schema names its members", mark, place)
+        return names
+
+    def members(self, schema):
+        found = dict(schema.get("properties", {}))
+        for part in schema.get("allOf", []):
+            found = {**self.members(deref(self.document, part)), **found}
+        return found
+
+    @staticmethod
+    def mapping(mark, **members):
+        out = Map(members)
+        out.mark = mark
+        return out
+
+    def parameter(self, op, name, description, names, most, mark):
+        schema = self.mapping(mark, type="array", minItems=1, maxItems=most, uniqueItems=True,
+                              items=self.mapping(mark, type="string", enum=names))
+        # listed once by commas: what a client of OpenAPI sends
+        param = self.mapping(mark, **{"name": name, "in": "query", "description": description, "style": "form",
+                                      "explode": False, "x-list": name, "schema": schema})
+        op["parameters"] = [*op.get("parameters", []), param]
+
+    def expanding(self, commerce, call, mark):
+        if "steps" not in commerce:
+            step = self.mapping(mark, **{key: commerce.pop(key) for key in ("call", "args") if key in commerce})
+            commerce["steps"] = [step]
+        steps = commerce["steps"]
+        if not any(step.get("reply") for step in steps):
+            steps[-1]["reply"] = True
+        steps.append(self.mapping(mark, call=call, lane="read", when="expand", args=["reply=$reply", "expand"], amend=True))
 
     def local(self):
         """Every reference must lead somewhere within the bundle."""

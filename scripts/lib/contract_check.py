@@ -11,11 +11,12 @@ import sys
 
 import contract_bundle
 
-COMMERCE = {"auth", "tenant", "lane", "limit", "idempotency", "cache",
+COMMERCE = {"auth", "tenant", "lane", "class", "limit", "idempotency", "cache",
             "conditional", "body", "body_limit", "max_members", "max_depth",
-            "ids", "call", "native", "args", "steps"}
-STEP = {"call", "script", "native", "lane", "args", "cache", "reply",
-        "optional", "when", "key", "miss", "down", "backup"}
+            "ids", "call", "native", "args", "steps", "owner", "flag",
+            "gate"}
+STEP = {"call", "script", "native", "lane", "args", "cache", "gate", "reply",
+        "optional", "amend", "when", "key", "miss", "down", "backup"}
 KEYWORDS = {
     "type", "enum", "const", "default", "minimum", "maximum",
     "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
@@ -86,7 +87,8 @@ class Checker:
             if key in seen:
                 continue
             seen.add(key)
-            names.append(param.get("x-name", param.get("name")))
+            if param.get("x-list") not in ("fields", "expand"):
+                names.append(param.get("x-name", param.get("name")))
             if param.get("in") == "path":
                 in_path.add(param.get("name"))
             self.schema(param.get("schema", {}), place)
