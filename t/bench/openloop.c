@@ -1,10 +1,24 @@
 /*
  * Open-loop load: requests leave on a timetable, whether or not the earlier
- * ones have been answered, and a latency counts from the time when the request
- * was due.  So a server that stalls is charged for all that had to wait (no
- * coordinated omission), which a closed loop hides.
+ * ones have been answered.  A request that finds no idle connection is charged for
+ * the time until it gets one: so a server that stalls pays for all that had to
+ * wait (no coordinated omission), which a closed loop hides.  What this program
+ * itself is behind its timetable, because others have the core, is not the server's
+ * doing: it is reported apart, as "behind", and not counted as latency.  With enough
+ * connections none is "starved", and a latency is from send() to answer.
  *
- * usage: openloop ADDRESS PORT REQUESTS RATE SECONDS CONNECTIONS
+ * usage: openloop ADDRESS PORT REQUESTS RATE SECONDS CONNECTIONS [SERVER_CORE]
+ *
+ * The timetable is looked at 5,000 times a second, so a little burst leaves each time.
+ *
+ * With SERVER_CORE this program has a core for itself and the server has that one.  Then it looks all the time, requests
+ * are due at random moments as those of many customers who do not know of each other (Poisson), and each is charged from
+ * the moment when it was due, however late this program was.  What the machine takes away from either core is
+ * told, as "lost": here by gaps between two looks at the clock, there by how late a thread is woken that goes before the
+ * server (so the server cannot delay it).
+ *
+ * RATE 0 is a closed loop instead: whatever connection is idle sends.  (Then a look takes as long as all of them do,
+ * and what this core lost is not told.)
  *
  * REQUESTS is a file of whole HTTP/1.1 requests, each preceded by its length
  * in decimal and a line feed; they are sent in turn.  Answers must have a
@@ -16,8 +30,13 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +52,11 @@
 #define CONNECTIONS   4096
 #define BACKLOG       (1 << 20)
 
+/* the watch of the server's core: how often it looks, how late is a stall (of either core), in ns */
+#define WATCH_PERIOD  1000000
+#define STALL         200000
+#define WATCH_FIRST   30            /* its real-time priority, where that is allowed */
+
 /* log-linear histogram: 64 steps an octave, in microseconds */
 #define OCTAVE_STEPS  64
 #define BUCKETS       (OCTAVE_STEPS * 32)
@@ -46,21 +70,31 @@ typedef struct {
 typedef struct {
     int          fd;
     int          busy;
-    uint64_t     due;               /* ns */
+    uint64_t     since;             /* ns: when it was sent, or could have been */
     size_t       have;
     char        *in;
 } conn_t;
 
 
-static uint64_t   histogram[BUCKETS];
+/* of all answers, of those below 400, of refusals; what we were behind */
+static uint64_t   histogram[4][BUCKETS];
+static uint64_t   counted[4];
 static uint64_t   statuses[600];
-static uint64_t   backlog[BACKLOG];
+static uint64_t  *by_status[600];           /* a histogram each, made when the first comes */
+static uint64_t   backlog[BACKLOG];         /* from when on each is charged, unless it leaves at once */
 static size_t     backlog_head, backlog_tail, backlog_max;
 static conn_t     conns[CONNECTIONS];
-static int        idle[CONNECTIONS], idle_count;
+static int        idle[CONNECTIONS], idle_count;        /* a stack */
+static int        alone;                                /* on a core of its own */
 static request_t *requests;
 static size_t     requests_count, request_next;
-static uint64_t   sent, unsent, answered, failed, late_ns_max;
+static uint64_t   sent, unsent, starved, answered, failed, late_ns_max;
+
+/* ns that the generator's core and the server's had to do without */
+static uint64_t   lost_here;
+static _Atomic uint64_t  lost_there;
+static atomic_int        watching = 1;
+static sem_t             in_place;          /* the watch has left this core */
 
 
 static uint64_t
@@ -192,8 +226,59 @@ open_conn(conn_t *c, const struct sockaddr_in *address, int ep)
 }
 
 
+/* Sleeps on the server's core, and adds up how late it is woken. */
+
+static void *
+watch(void *core)
+{
+    uint64_t            next, late;
+    cpu_set_t           cpus;
+    struct timespec     ts;
+    struct sched_param  first = { .sched_priority = WATCH_FIRST };
+
+    CPU_ZERO(&cpus);
+    CPU_SET(atoi(core), &cpus);
+
+    if (pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus) != 0) {
+        die("the server's core");
+    }
+
+    /* not allowed: then the watch waits like anybody else, and more is told as lost */
+    (void) pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
+    sem_post(&in_place);
+
+    for (next = now_ns(); watching; next += WATCH_PERIOD) {
+
+        ts.tv_sec = (time_t) (next / 1000000000u);
+        ts.tv_nsec = (long) (next % 1000000000u);
+
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
+
+        late = now_ns() - next;
+
+        if (late > STALL) {
+            lost_there += late;
+            next += late;
+        }
+    }
+
+    return NULL;
+}
+
+
+/* When the next request is due, after one that was due at t. */
+
+static double
+next_due(double t, double rate, int random)
+{
+    return t + (random ? -log(1 - drand48()) : 1) * 1e9 / rate;
+}
+
+
+/* Sends what is due; what stood in the backlog before "fresh" had found no idle connection. */
+
 static void
-send_due(void)
+send_due(size_t fresh)
 {
     conn_t     *c;
     request_t  *r;
@@ -204,8 +289,15 @@ send_due(void)
         r = &requests[request_next];
         request_next = (request_next + 1) % requests_count;
 
-        c->due = backlog[backlog_head++ % BACKLOG];
+        c->since = backlog[backlog_head % BACKLOG];
         c->busy = 1;
+
+        if (backlog_head++ < fresh) {
+            starved++;
+
+        } else if (!alone) {
+            c->since = now_ns();
+        }
 
         /* a request is far smaller than an empty socket's buffer */
 
@@ -256,6 +348,14 @@ answer_len(conn_t *c, int *status)
 
 
 static void
+count(int of, uint64_t us)
+{
+    histogram[of][bucket(us) < BUCKETS ? bucket(us) : BUCKETS - 1]++;
+    counted[of]++;
+}
+
+
+static void
 readable(conn_t *c, const struct sockaddr_in *address, int ep)
 {
     int       status;
@@ -289,15 +389,35 @@ readable(conn_t *c, const struct sockaddr_in *address, int ep)
         return;
     }
 
-    late = now_ns() - c->due;
+    late = now_ns() - c->since;
 
     if (late > late_ns_max) {
         late_ns_max = late;
     }
 
-    histogram[bucket(late / 1000) < BUCKETS ? bucket(late / 1000)
-                                            : BUCKETS - 1]++;
-    statuses[status > 0 && status < 600 ? status : 0]++;
+    status = (status > 0 && status < 600) ? status : 0;
+
+    count(0, late / 1000);
+
+    if (status < 400) {
+        count(1, late / 1000);
+
+    } else if (status != 401) {
+        /* a password that was found wrong has had all the work that a right one has */
+        count(2, late / 1000);
+    }
+
+    if (by_status[status] == NULL) {
+        by_status[status] = calloc(BUCKETS, sizeof(uint64_t));
+
+        if (by_status[status] == NULL) {
+            die("memory");
+        }
+    }
+
+    statuses[status]++;
+    by_status[status][bucket(late / 1000) < BUCKETS ? bucket(late / 1000)
+                                                    : BUCKETS - 1]++;
     answered++;
 
     c->have = 0;
@@ -307,15 +427,19 @@ readable(conn_t *c, const struct sockaddr_in *address, int ep)
 
 
 static double
-percentile(double q)
+percentile_of(const uint64_t *steps, uint64_t total, double q)
 {
     int       b;
     uint64_t  sum, want;
 
-    want = (uint64_t) (q * (double) answered);
+    want = (uint64_t) (q * (double) total);
+
+    if (total == 0) {
+        return 0;
+    }
 
     for (b = 0, sum = 0; b < BUCKETS; b++) {
-        sum += histogram[b];
+        sum += steps[b];
 
         if (sum > want) {
             return bucket_us(b) / 1000;
@@ -326,21 +450,92 @@ percentile(double q)
 }
 
 
+static double
+percentile(int of, double q)
+{
+    return percentile_of(histogram[of], counted[of], q);
+}
+
+
+static void
+report(uint64_t due)
+{
+    int  i, first;
+
+    printf("{\"due\": %llu, \"sent\": %llu, \"unsent\": %llu, \"answered\": %llu, "
+           "\"failed\": %llu, \"starved\": %llu, "
+           "\"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, "
+           "\"p999_ms\": %.3f, \"max_ms\": %.3f, "
+           "\"accepted_p50_ms\": %.3f, \"accepted_p99_ms\": %.3f, "
+           "\"refused_p50_ms\": %.3f, \"refused_p99_ms\": %.3f, "
+           "\"behind_p50_ms\": %.3f, \"behind_p99_ms\": %.3f, "
+           "\"backlog_max\": %zu, \"lost_here_ms\": %.3f, "
+           "\"lost_there_ms\": %.3f, \"statuses\": {",
+           (unsigned long long) due, (unsigned long long) sent,
+           (unsigned long long) unsent, (unsigned long long) answered,
+           (unsigned long long) failed, (unsigned long long) starved,
+           percentile(0, 0.50),
+           percentile(0, 0.90), percentile(0, 0.99), percentile(0, 0.999),
+           (double) late_ns_max / 1e6, percentile(1, 0.50),
+           percentile(1, 0.99), percentile(2, 0.50), percentile(2, 0.99),
+           percentile(3, 0.50), percentile(3, 0.99), backlog_max,
+           (double) lost_here / 1e6, (double) lost_there / 1e6);
+
+    for (i = 0, first = 1; i < 600; i++) {
+        if (statuses[i]) {
+            printf("%s\"%d\": %llu", first ? "" : ", ", i,
+                   (unsigned long long) statuses[i]);
+            first = 0;
+        }
+    }
+
+    printf("}, \"by_status\": {");
+
+    for (i = 0, first = 1; i < 600; i++) {
+        if (statuses[i]) {
+            printf("%s\"%d\": {\"p50_ms\": %.3f, \"p99_ms\": %.3f}",
+                   first ? "" : ", ", i,
+                   percentile_of(by_status[i], statuses[i], 0.50),
+                   percentile_of(by_status[i], statuses[i], 0.99));
+            first = 0;
+        }
+    }
+
+    /* whole, so that several runs can be taken together: upper edge in us, answers */
+
+    printf("}, \"histogram\": [");
+
+    for (i = 0, first = 1; i < BUCKETS; i++) {
+        if (histogram[0][i]) {
+            printf("%s[%.0f, %llu]", first ? "" : ", ", bucket_us(i),
+                   (unsigned long long) histogram[0][i]);
+            first = 0;
+        }
+    }
+
+    printf("]}\n");
+}
+
+
 int
 main(int argc, char **argv)
 {
-    int                 ep, tfd, i, n, connections, first;
-    double              rate;
-    uint64_t            start, end, k, t, ticks;
+    int                 ep, tfd, i, n, connections;
+    size_t              fresh;
+    double              rate, due;
+    uint64_t            start, end, k, t, last, ticks;
+    pthread_t           watcher;
     struct itimerspec   its;
     struct sockaddr_in  address;
     struct epoll_event  ev, events[256];
 
-    if (argc != 7) {
+    if (argc != 7 && argc != 8) {
         fprintf(stderr, "usage: openloop ADDRESS PORT REQUESTS RATE SECONDS "
-                        "CONNECTIONS\n");
+                        "CONNECTIONS [SERVER_CORE]\n");
         return 2;
     }
+
+    alone = (argc == 8);
 
     memset(&address, 0, sizeof(address));
     address.sin_family = AF_INET;
@@ -356,7 +551,7 @@ main(int argc, char **argv)
     rate = atof(argv[4]);
     connections = atoi(argv[6]);
 
-    if (rate <= 0 || connections < 1 || connections > CONNECTIONS
+    if (rate < 0 || connections < 1 || connections > CONNECTIONS
         || requests_count == 0)
     {
         fprintf(stderr, "openloop: nothing to do\n");
@@ -379,27 +574,56 @@ main(int argc, char **argv)
     ev.data.ptr = NULL;
     epoll_ctl(ep, EPOLL_CTL_ADD, tfd, &ev);
 
+    if (alone) {
+        sem_init(&in_place, 0, 0);
+
+        if (pthread_create(&watcher, NULL, watch, argv[7]) != 0) {
+            die("a thread");
+        }
+
+        sem_wait(&in_place);
+    }
+
     start = now_ns();
     end = start + (uint64_t) (atof(argv[5]) * 1e9);
+    last = start;
+    due = 0;                                    /* ns since the start */
     k = 0;
 
     for ( ;; ) {
 
-        for (t = now_ns();
-             start + (uint64_t) ((double) k * 1e9 / rate) <= t
-             && start + (uint64_t) ((double) k * 1e9 / rate) < end
-             && backlog_tail - backlog_head < BACKLOG;
-             k++)
+        t = now_ns();
+        fresh = backlog_tail;
+
+        if (rate > 0 && t - last > STALL && t < end) {
+            lost_here += t - last;
+        }
+
+        last = t;
+
+        while (rate == 0 && t < end
+               && backlog_tail - backlog_head < (size_t) idle_count)
         {
-            backlog[backlog_tail++ % BACKLOG] =
-                                 start + (uint64_t) ((double) k * 1e9 / rate);
+            backlog[backlog_tail++ % BACKLOG] = t;
+            k++;
+        }
+
+        while (rate > 0 && start + (uint64_t) due <= t
+               && start + (uint64_t) due < end
+               && backlog_tail - backlog_head < BACKLOG)
+        {
+            backlog[backlog_tail++ % BACKLOG] = alone ? start + (uint64_t) due
+                                                      : t;
+            count(3, (t - start - (uint64_t) due) / 1000);
+            due = next_due(due, rate, alone);
+            k++;
         }
 
         if (backlog_tail - backlog_head > backlog_max) {
             backlog_max = backlog_tail - backlog_head;
         }
 
-        send_due();
+        send_due(fresh);
 
         /* a second after the last was due, what could not leave is given up, what has left is waited for */
 
@@ -414,7 +638,7 @@ main(int argc, char **argv)
             break;
         }
 
-        n = epoll_wait(ep, events, 256, 100);
+        n = epoll_wait(ep, events, 256, alone ? 0 : 100);
 
         for (i = 0; i < n; i++) {
 
@@ -427,26 +651,13 @@ main(int argc, char **argv)
         }
     }
 
-    printf("{\"due\": %llu, \"sent\": %llu, \"unsent\": %llu, \"answered\": %llu, "
-           "\"failed\": %llu, "
-           "\"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, "
-           "\"p999_ms\": %.3f, \"max_ms\": %.3f, \"backlog_max\": %zu, "
-           "\"statuses\": {",
-           (unsigned long long) k, (unsigned long long) sent,
-           (unsigned long long) unsent, (unsigned long long) answered,
-           (unsigned long long) failed, percentile(0.50), percentile(0.90),
-           percentile(0.99), percentile(0.999), (double) late_ns_max / 1e6,
-           backlog_max);
+    watching = 0;
 
-    for (i = 0, first = 1; i < 600; i++) {
-        if (statuses[i]) {
-            printf("%s\"%d\": %llu", first ? "" : ", ", i,
-                   (unsigned long long) statuses[i]);
-            first = 0;
-        }
+    if (alone) {
+        pthread_join(watcher, NULL);
     }
 
-    printf("}}\n");
+    report(k);
 
     return answered ? 0 : 1;
 }

@@ -3,7 +3,7 @@
  * processes, with 400 keys, alone and beside a writer of 1,000
  * entries a second.
  *
- *   gcc -std=gnu11 -O2 -Ingx_commerce_module/core t/bench/store.c ngx_commerce_module/core/ngx_commerce_store.c -o /tmp/store && /tmp/store
+ *   gcc -std=gnu11 -O2 -Ingx_commerce_module/core t/bench/store.c ngx_commerce_module/core/ngx_commerce_store*.c -o /tmp/store && /tmp/store
  */
 
 #include <signal.h>
@@ -49,7 +49,8 @@ ticket_of(ngx_commerce_store_t *store, unsigned key,
     tags[1].len = sprintf(tag, "1:product:%u", key);
     tags[1].data = (uint8_t *) tag;
 
-    ngx_commerce_store_ticket(store, k, tags, 2, ticket);
+    ngx_commerce_store_key(store, k, ticket);
+    ngx_commerce_store_tags(store, tags, 2, ticket);
 }
 
 

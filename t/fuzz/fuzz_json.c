@@ -32,8 +32,27 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     ngx_commerce_alloc_t        alloc = { fuzz_alloc, &list };
     ngx_commerce_json_t        *root, *again;
     ngx_commerce_json_error_t   error;
+    ngx_commerce_json_limits_t  limits = { 0, 0, true };
 
     memset(&error, 0, sizeof(error));
+
+    /* what was made NFC is, also in the raw bytes */
+    if (ngx_commerce_json_parse(&alloc, data, len, &limits, &root, &error)
+        == NGX_COMMERCE_OK)
+    {
+        one = canonical(root, &n);
+        assert(ngx_commerce_json_parse(&alloc, root->raw.data, root->raw.len,
+                                       NULL, &again, &error)
+               == NGX_COMMERCE_OK);
+        two = canonical(again, &m);
+        assert(n == m && memcmp(one, two, n) == 0);
+        assert(ngx_commerce_json_parse(&alloc, one, n, &limits, &again, &error)
+               == NGX_COMMERCE_OK
+               && again->raw.data == one);
+
+        free(one);
+        free(two);
+    }
 
     if (ngx_commerce_json_parse(&alloc, data, len, NULL, &root, &error)
         == NGX_COMMERCE_OK)

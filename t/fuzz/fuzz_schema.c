@@ -25,6 +25,17 @@ check(const ngx_commerce_alloc_t *alloc, const ngx_commerce_schema_t *schema,
         rc = ngx_commerce_schema_check(schema, value, &violations);
         assert(rc != NGX_COMMERCE_NOMEM);
         assert((rc == NGX_COMMERCE_OK) == (violations.count == 0));
+
+        if (rc == NGX_COMMERCE_OK) {
+            assert(ngx_commerce_schema_complete(schema, value, alloc)
+                   == NGX_COMMERCE_OK);
+            assert(ngx_commerce_json_parse(alloc, value->raw.data,
+                                           value->raw.len,
+                                           &(ngx_commerce_json_limits_t)
+                                           { 64, 1 << 20, false }, &value,
+                                           &error)
+                   == NGX_COMMERCE_OK);
+        }
     }
 
     violations.count = 0;
@@ -40,7 +51,7 @@ check(const ngx_commerce_alloc_t *alloc, const ngx_commerce_schema_t *schema,
         /* what a parameter became is JSON */
         assert(ngx_commerce_json_parse(alloc, value->raw.data, value->raw.len,
                                        &(ngx_commerce_json_limits_t)
-                                       { 32, 1 << 20 }, &value, &error)
+                                       { 32, 1 << 20, false }, &value, &error)
                == NGX_COMMERCE_OK);
     }
 }

@@ -29,9 +29,44 @@ test_base64url(void **state)
         assert_int_equal(ngx_commerce_base64url_decode(back,
                              (const uint8_t *) bad[i], strlen(bad[i])), -1);
     }
+}
+
+
+static void
+test_hex(void **state)
+{
+    size_t              i;
+    uint8_t             src[5], text[10], back[5];
+    static const char  *bad[] = { "00g0", "0 00", "000/", ":000", "00@0", "+000" };
+
+    (void) state;
 
     ngx_commerce_hex(text, (const uint8_t *) "\x00\xab\xff", 3);
     assert_memory_equal(text, "00abff", 6);
+
+    for (i = 0; i < 256; i++) {
+        char  expected[16];
+
+        src[0] = src[2] = (uint8_t) i;
+        src[1] = src[4] = (uint8_t) (i * 7 + 3);
+        src[3] = (uint8_t) ~i;
+        snprintf(expected, sizeof(expected), "%02x%02x%02x%02x%02x", src[0],
+                 src[1], src[2], src[3], src[4]);
+
+        ngx_commerce_hex(text, src, 5);
+        assert_memory_equal(text, expected, 10);
+        assert_int_equal(ngx_commerce_unhex(back, text, 5), 0);
+        assert_memory_equal(back, src, 5);
+    }
+
+    assert_int_equal(ngx_commerce_unhex(back, (const uint8_t *) "00aBFf", 3),
+                     0);
+    assert_memory_equal(back, "\x00\xab\xff", 3);
+
+    for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(ngx_commerce_unhex(back, (const uint8_t *) bad[i], 2),
+                         -1);
+    }
 }
 
 
@@ -175,6 +210,7 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_base64url),
+        cmocka_unit_test(test_hex),
         cmocka_unit_test(test_uuid),
         cmocka_unit_test(test_percent),
         cmocka_unit_test(test_utf8),

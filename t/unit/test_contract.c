@@ -2,6 +2,8 @@
 
 #include "unit.h"
 
+#include <stdio.h>
+
 
 /* Single quotes stand for double ones: the contracts here stay readable. */
 
@@ -73,6 +75,13 @@ static const char  shop[] =
           "'cache':{'ttl':5,'tags':['all','product:{product_id}:x']}},"
         "{'call':'api.note','lane':'write','args':[],'optional':true,'when':'items'}"
         "]}}},"
+    "'/api/v1/things':{'get':{'operationId':'thing_list','parameters':["
+        "{'name':'q','in':'query','schema':{'type':'string'}},"
+        "{'name':'sort','in':'query','x-list':'sort','schema':{'type':'array'}},"
+        "{'name':'fields','in':'query','x-list':'fields','schema':{'type':'array'}},"
+        "{'name':'expand','in':'query','x-list':'expand','schema':{'type':'array'}}],"
+        "'x-commerce':{'auth':'public','lane':'read','steps':[{'call':'api.things'},{'call':'api.thing_list','reply':true},"
+        "{'call':'api.more','when':'expand','args':['reply=$reply','expand'],'amend':true}]}}},"
     "'/':{" GET("root", "") "},"
     "'/health':{'get':{'operationId':'health','x-commerce':{'auth':'public',"
         "'tenant':'none','native':'health'}}}"
@@ -154,6 +163,16 @@ test_operation(void **state)
                      call->args[2].slot);
     assert_int_equal(ngx_commerce_operation_slot(op, (uint8_t *) "none", 4), -1);
 
+    op = operation(contract, "thing_list");
+    assert_int_equal(op->reply_step, 1);
+    assert_int_equal(op->last_step, 1);
+    assert_true(op->steps[2].amend);
+    /* q and sort are SQL's, fields and expand the engine's */
+    assert_int_equal(op->steps[1].call->args_count, 2);
+    unit_is(op->steps[1].call->args[1].parameter, "sort");
+    assert_int_equal(op->fields, ngx_commerce_operation_slot(op, (uint8_t *) "fields", 6));
+    unit_is(op->steps[2].call->args[0].name, "$reply");
+
     op = operation(contract, "product_list");
     assert_int_equal(op->params_count, 2);
     unit_is(op->params[1].wire, "x-trace");
@@ -171,6 +190,65 @@ test_operation(void **state)
     assert_int_equal(op->steps[0].kind, NGX_COMMERCE_STEP_NATIVE);
 
     unit_free(&arena);
+}
+
+
+/* A key is looked up before calls that stand before the one that replies, and only there. */
+
+static void
+test_steps_keyed(void **state)
+{
+    char                             text[512];
+    uint32_t                         i;
+    unit_arena_t                     arena;
+    ngx_commerce_fault_t             fault;
+    ngx_commerce_contract_t         *contract;
+    const ngx_commerce_operation_t  *op;
+    static const struct {
+        const char  *steps;
+        uint32_t     count;
+        uint32_t     reply;
+    } cases[] = {
+        { "[{'call':'api.a','lane':'read'},{'call':'api.b'}]", 3, 2 },
+        { "[{'call':'api.a'},{'call':'api.b','reply':true},"
+          "{'call':'api.c'}]", 4, 2 },
+        { "[{'native':'health'},{'call':'api.b'}]", 2, 1 },
+        { "[{'call':'api.b','reply':true},{'call':'api.c'}]", 2, 0 },
+    };
+
+    (void) state;
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        snprintf(text, sizeof(text), "{'openapi':'3.1.0','paths':{'/a':{'post':{"
+                 "'operationId':'a','x-commerce':{'auth':'public',"
+                 "'lane':'write','idempotency':'optional','steps':%s}}}}}",
+                 cases[i].steps);
+
+        unit_arena(&arena);
+        contract = ngx_commerce_contract_create(&arena.alloc, native_known);
+
+        if (load(&arena, contract, "keyed.json", text, &fault)
+            != NGX_COMMERCE_OK)
+        {
+            fail_msg("%s: %s", fault.place, fault.message);
+        }
+
+        op = operation(contract, "a");
+
+        assert_int_equal(op->steps_count, cases[i].count);
+        assert_int_equal(op->reply_step, cases[i].reply);
+        assert_true(op->steps[op->reply_step].reply);
+        assert_true(op->steps[op->reply_step].call->keep_reply);
+
+        if (cases[i].reply == 2) {
+            unit_is(op->steps[0].call->function, "api.recall");
+            assert_true(op->steps[0].call->recall);
+            assert_false(op->steps[0].call->audited);
+            assert_false(op->steps[1].call->keep_reply);
+        }
+
+        unit_free(&arena);
+    }
 }
 
 
@@ -328,6 +406,8 @@ test_routes(void **state)
 #define POST(s)   PATHS("'/a':{'post':{'operationId':'a'," s "}}")
 #define X(s)      OP("'x-commerce':{" s "}")
 #define CALL      "'auth':'public','lane':'read','call':'api.a'"
+#define WRITE     "'auth':'public','lane':'write','call':'api.a'"
+#define GATE      "'want':'n','refusal':'r','tag':'t','by':['id']"
 #define BODY(s)   "'requestBody':{'content':{" s "}}"
 #define JSON(s)   BODY("'application/json':{'schema':" s "}")
 #define STEPS(s)  X("'auth':'public','lane':'read','steps':[" s "]")
@@ -359,6 +439,12 @@ static const struct {
     { X("'auth':'public','lane':'fast','call':'api.a'"), "\"fast\" is none of read, write, slow", "paths./a.get.x-commerce.lane" },
     { X("'auth':'public','lane':'read'"), "exactly one of call, native and steps", "paths./a.get.x-commerce" },
     { X(CALL ",'steps':[]"), "exactly one of call, native and steps", "paths./a.get.x-commerce" },
+    { X("'auth':'public','lane':'read','steps':[{'call':'api.a'},{'call':'api.b','amend':true}]"),
+      "stands after the one that says reply: true", "paths./a.get.x-commerce.steps.1" },
+    { OP("'x-commerce':{" CALL "},'parameters':[{'name':'fields','in':'query','x-list':'fields','schema':{'type':'string'}}]"),
+      "x-list is for a query parameter of type array", "paths./a.get.parameters.0" },
+    { OP("'x-commerce':{" CALL "},'parameters':[{'name':'fields','in':'query','x-list':'pick','schema':{'type':'array'}}]"),
+      "is none of none, sort, fields, expand", "paths./a.get.parameters.0.x-list" },
     { X("'auth':'public','lane':'read','call':'pg_sleep'"), "must be a function of the schema api", "paths./a.get.x-commerce.call" },
     { X("'auth':'public','lane':'read','call':'api.a;b'"), "must be a function of the schema api", "paths./a.get.x-commerce.call" },
     { X("'auth':'public','native':'nothing'"), "the module has no handler \"nothing\"", "paths./a.get.x-commerce.native" },
@@ -366,12 +452,20 @@ static const struct {
     { X(CALL ",'tenant':'some'"), "is none of required, none", "paths./a.get.x-commerce.tenant" },
     { X(CALL ",'body_limit':'64k'"), "integer from 1 up", "paths./a.get.x-commerce.body_limit" },
     { X(CALL ",'cache':{'ttl':'60s'}"), "integer from 1 up", "paths./a.get.x-commerce.cache.ttl" },
+    { X(CALL ",'gate':{'ttl':1}"), "is for commands", "paths./a.get.x-commerce.gate" },
+    { POST("'x-commerce':{" WRITE ",'gate':{" GATE "}}"), "needs each", "paths./a.post.x-commerce.gate" },
+    { POST("'x-commerce':{" WRITE ",'gate':{" GATE ",'each':'x','ttl':1}}"), "\"x\"", "paths./a.post.x-commerce.gate.each" },
+    { POST("'x-commerce':{" WRITE ",'gate':{'each':'x','ttl':1}}"), "needs want", "paths./a.post.x-commerce.gate" },
+    { POST("'x-commerce':{" WRITE ",'gate':{'want':'n','refusal':'r','tag':'t','each':'x','ttl':1,'by':['A b']}}"),
+      "by lists names", "paths./a.post.x-commerce.gate" },
     { X(CALL ",'cache':{}"), "needs ttl in seconds", "paths./a.get.x-commerce.cache" },
     { X(CALL ",'cache':{'ttl':1,'tags':['a:{b']}"), "stands in braces", "paths./a.get.x-commerce.cache.tags" },
     { X("'auth':'customer','lane':'read','call':'api.a','cache':{'ttl':1}"), "cache needs auth: public", "paths./a.get.x-commerce" },
     { POST("'x-commerce':{" CALL ",'cache':{'ttl':1}}"), "cache is for GET only", "paths./a.post.x-commerce" },
     { X(CALL ",'idempotency':'required'"), "idempotency is for writes only", "paths./a.get.x-commerce" },
     { POST("'x-commerce':{" CALL ",'idempotency':'required'}"), "must be on lane: write", "paths./a.post.x-commerce" },
+    { POST("'x-commerce':{" WRITE ",'tenant':'none','idempotency':'optional'}"), "does not go with tenant: none", "paths./a.post.x-commerce" },
+    { POST("'x-commerce':{'auth':'public','idempotency':'optional','native':'health'}"), "must be a call or a script", "paths./a.post.x-commerce" },
     { X(CALL ",'conditional':'if-match'"), "if-match is for writes only", "paths./a.get.x-commerce" },
     { POST("'x-commerce':{" CALL ",'conditional':'etag'}"), "etag is for GET only", "paths./a.post.x-commerce" },
     { X("'auth':'customer','tenant':'none','lane':'read','call':'api.a'"), "a customer belongs to a tenant", "paths./a.get.x-commerce" },
@@ -534,6 +628,7 @@ main(void)
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_operation),
         cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_steps_keyed),
         cmocka_unit_test(test_routes),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_two_contracts),

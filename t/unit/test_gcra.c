@@ -365,6 +365,75 @@ killed(void **state)
 }
 
 
+/* What was not used is given back; what others counted is lifted; looking changes nothing. */
+
+static void
+given_back(void **state)
+{
+    unsigned                     i;
+    ngx_commerce_str_t           s = { 1, (uint8_t *) "g" };
+    ngx_commerce_gcra_table_t   *t;
+    ngx_commerce_gcra_verdict_t  v;
+
+    t = make(65536);
+
+    ngx_commerce_gcra_give(t, &minute, scope, s, 5);    /* of nobody */
+
+    for (i = 0; i < 60; i++) {
+        assert_true(take(t, "g", START, &v));
+    }
+
+    ngx_commerce_gcra_look(t, &minute, scope, s, START, 1, &v);
+    assert_false(v.allowed);
+    assert_int_equal(v.retry_after, SECOND);
+
+    ngx_commerce_gcra_give(t, &minute, scope, s, 2);
+    ngx_commerce_gcra_look(t, &minute, scope, s, START, 2, &v);
+    assert_true(v.allowed);
+    assert_true(take(t, "g", START, &v));
+    assert_true(take(t, "g", START, &v));
+    assert_false(take(t, "g", START, &v));
+
+    /* more than was taken is the whole quota, and not more */
+
+    ngx_commerce_gcra_give(t, &minute, scope, s, 1000000);
+    ngx_commerce_gcra_look(t, &minute, scope, s, START, 60, &v);
+    assert_true(v.allowed);
+    ngx_commerce_gcra_look(t, &minute, scope, s, START, 61, &v);
+    assert_false(v.allowed);
+
+    ngx_commerce_gcra_raise(t, scope, s, START, START + 59 * SECOND);
+    ngx_commerce_gcra_raise(t, scope, s, START, START + 9 * SECOND);
+    assert_true(take(t, "g", START, &v));
+    assert_false(take(t, "g", START, &v));
+}
+
+
+/* A million clients pass through a table for 4,000: the newest is always counted exactly. */
+
+static void
+million(void **state)
+{
+    char                         key[32];
+    unsigned                     i;
+    ngx_commerce_gcra_table_t   *t;
+    ngx_commerce_gcra_verdict_t  v;
+
+    t = make(65536);
+
+    for (i = 0; i < 1000000; i++) {
+        snprintf(key, sizeof(key), "client%u", i);
+        assert_true(take(t, key, START + i, &v));
+        assert_int_equal(v.remaining, 59);
+        assert_true(take(t, key, START + i, &v));
+        assert_int_equal(v.remaining, 58);
+    }
+
+    assert_int_equal(ngx_commerce_gcra_capacity(t), (65536 / 64 - 1) * 4);
+    assert_true(ngx_commerce_gcra_evicted(t) > 900000);
+}
+
+
 static void
 refuses(void **state)
 {
@@ -392,6 +461,8 @@ main(void)
         cmocka_unit_test(expired_first),
         cmocka_unit_test(processes),
         cmocka_unit_test(killed),
+        cmocka_unit_test(given_back),
+        cmocka_unit_test(million),
         cmocka_unit_test(refuses)
     };
 

@@ -186,7 +186,7 @@ test_limits(void **state)
     unit_arena_t                arena;
     ngx_commerce_json_t        *root;
     ngx_commerce_json_error_t   error;
-    ngx_commerce_json_limits_t  limits = { 3, 5 };
+    ngx_commerce_json_limits_t  limits = { 3, 5, false };
 
     (void) state;
     unit_arena(&arena);
@@ -238,7 +238,7 @@ test_big_object(void **state)
     ngx_commerce_rc_t           rc;
     ngx_commerce_json_t        *root;
     ngx_commerce_json_error_t   error;
-    ngx_commerce_json_limits_t  limits = { 8, 100000 };
+    ngx_commerce_json_limits_t  limits = { 8, 100000, false };
 
     (void) state;
 
@@ -427,6 +427,55 @@ test_hostile_size(void **state)
 }
 
 
+static void
+test_select(void **state)
+{
+    size_t               i;
+    unit_arena_t         arena;
+    ngx_commerce_str_t   body, names;
+    static const struct {
+        const char  *body;
+        const char  *names;
+        const char  *selected;      /* NULL: no JSON */
+    }  rows_select[] = {
+        { "{\"data\":[{\"a\":1,\"b\":[1, 2],\"c\":{}},{\"c\":0}],\"page\":{\"a\":1}}", "[\"b\",\"a\"]",
+          "{\"data\":[{\"a\":1,\"b\":[1, 2]},{}],\"page\":{\"a\":1}}" },
+        { "{\"data\":{\"a\":1,\"b\":2}}", "[\"b\"]", "{\"data\":{\"b\":2}}" },
+        { "{\"data\":[]}", "[\"b\"]", "{\"data\":[]}" },
+        { "{\"data\":[7,null,[{\"a\":1,\"b\":1}]]}", "[\"b\"]", "{\"data\":[7,null,[{\"b\":1}]]}" },
+        { "{ \"a\" : \"x\\u0041\" , \"b\":2 }", "[\"a\"]", "{\"a\":\"x\\u0041\"}" },
+        { "{\"\\u00e9\\u0001\":1}", "[\"\xC3\xA9\\u0001\"]", "{\"\xC3\xA9\\u0001\":1}" },
+        { "7", "[\"a\"]", "7" },
+        { "{\"data\":", "[\"a\"]", NULL },
+    };
+
+    (void) state;
+
+    for (i = 0; i < sizeof(rows_select) / sizeof(rows_select[0]); i++) {
+        unit_arena(&arena);
+
+        body.len = strlen(rows_select[i].body);
+        body.data = unit_tight(&arena, rows_select[i].body, body.len);
+        names.len = strlen(rows_select[i].names);
+        names.data = unit_tight(&arena, rows_select[i].names, names.len);
+
+        if (rows_select[i].selected == NULL) {
+            assert_int_equal(ngx_commerce_json_select(&arena.alloc, &body,
+                                                      &names),
+                             NGX_COMMERCE_INVALID);
+
+        } else {
+            assert_int_equal(ngx_commerce_json_select(&arena.alloc, &body,
+                                                      &names),
+                             NGX_COMMERCE_OK);
+            unit_is(body, rows_select[i].selected);
+        }
+
+        unit_free(&arena);
+    }
+}
+
+
 int
 main(void)
 {
@@ -438,6 +487,7 @@ main(void)
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_canonical),
         cmocka_unit_test(test_hostile_size),
+        cmocka_unit_test(test_select),
     };
 
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);

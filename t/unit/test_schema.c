@@ -123,6 +123,13 @@ static const row_t  rows[] = {
     { "{\"format\":\"email\"}", "\"a b@example.com\"", "format", "", NULL },
     { "{\"format\":\"email\"}", "\"@example.com\"", "format", "", NULL },
     { "{\"format\":\"email\"}", "\"a@\"", "format", "", NULL },
+    { "{\"format\":\"email\"}", "\"a@m\xC3\xBCnchen.example\"", NULL, "", NULL },
+    { "{\"format\":\"email\"}", "\"a@xn--zzzzzzzz.example\"", "format", "", NULL },
+    { "{\"format\":\"hostname\"}", "\"xn--zzzzzzzz.example\"", "format", "", "must be the name of a host (IDNA 2008)" },
+    { "{\"format\":\"hostname\"}", "\"\xE2\x80\x8B.example\"", "format", "", NULL },
+    { "{\"format\":\"password\"}", "\"pass w\xC3\xB6rd\"", NULL, "", NULL },
+    { "{\"format\":\"password\"}", "\"a\\tb\"", "format", "", "must not hold control characters" },
+    { "{\"format\":\"password\"}", "\"a\xC2\x85\"", "format", "", "must not hold control characters" },
     { "{\"format\":\"uuid\"}", "\"0190163d-8694-739b-aea5-966c26f8ad91\"", NULL, "", NULL },
     { "{\"format\":\"uuid\"}", "\"0190163d8694739baea5966c26f8ad91\"", "format", "", NULL },
     { "{\"format\":\"uri\"}", "\"https://example.com/a?b=%20\"", NULL, "", NULL },
@@ -202,8 +209,9 @@ test_rows(void **state)
             || v->pointer.len != strlen(rows[i].pointer)
             || memcmp(v->pointer.data, rows[i].pointer, v->pointer.len) != 0
             || (rows[i].message != NULL
-                && strncmp((char *) v->message.data, rows[i].message,
-                           strlen(rows[i].message)) != 0))
+                && (v->message.len != strlen(rows[i].message)
+                    || memcmp(v->message.data, rows[i].message,
+                              v->message.len) != 0)))
         {
             fail_msg("%s: %s: %s at %.*s: %.*s", rows[i].schema, rows[i].value,
                      v->code, (int) v->pointer.len, v->pointer.data,
@@ -379,6 +387,9 @@ static const struct {
     { "{\"type\":\"string\"}", "7", "\"7\"", NULL },
     { "{\"type\":\"string\"}", "a\"b", "\"a\\\"b\"", NULL },
     { "{\"type\":\"string\"}", "\xff", NULL, "p" },
+    { "{\"type\":\"string\"}", "a\xEF\xBF\xBF", NULL, "p" },
+    { "{\"type\":\"string\"}", "e\xCC\x81", "\"\xC3\xA9\"", NULL },
+    { "{\"type\":\"array\",\"items\":{\"format\":\"email\"}}", "a@B.example,c@D.example", "[\"a@b.example\",\"c@d.example\"]", NULL },
     { "{\"type\":[\"integer\",\"string\"]}", "x", "\"x\"", NULL },
     { "{\"type\":[\"integer\",\"string\"]}", "5", "5", NULL },
     { "{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}", "1,2,3", "[1,2,3]", NULL },

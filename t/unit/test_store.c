@@ -8,21 +8,14 @@
 
 #define _GNU_SOURCE
 
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
+#include "unit.h"
+#include "ngx_commerce_store.h"
 
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <unistd.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-
-#include "ngx_commerce_store.h"
 
 
 #define SIZE     (2 * 1024 * 1024)
@@ -79,21 +72,15 @@ teardown(void **state)
 }
 
 
-static ngx_commerce_str_t
-str(const char *s)
-{
-    return (ngx_commerce_str_t) { strlen(s), (uint8_t *) s };
-}
-
-
 static void
 ticket_of(fixture_t *f, const char *key, const char *tag,
     ngx_commerce_store_ticket_t *ticket)
 {
     ngx_commerce_str_t  tags[1];
 
-    tags[0] = str(tag);
-    ngx_commerce_store_ticket(&f->store, str(key), tags, 1, ticket);
+    tags[0] = unit_str(tag);
+    ngx_commerce_store_key(&f->store, unit_str(key), ticket);
+    ngx_commerce_store_tags(&f->store, tags, 1, ticket);
 }
 
 
@@ -103,9 +90,9 @@ put(fixture_t *f, ngx_commerce_store_ticket_t *ticket, const char *body,
 {
     ngx_commerce_str_t  parts[3];
 
-    parts[0] = str("{\"ETag\":\"1\"}");
-    parts[1] = str(body);
-    parts[2] = str("");
+    parts[0] = unit_str("{\"ETag\":\"1\"}");
+    parts[1] = unit_str(body);
+    parts[2] = unit_str("");
 
     return ngx_commerce_store_put(&f->store, ticket, 200, parts, now, ttl);
 }
@@ -194,7 +181,7 @@ test_invalidation(void **state)
     assert_true(put(f, &a, "a", 0, 1000));
     assert_true(put(f, &b, "b", 0, 1000));
 
-    ngx_commerce_store_invalidate(&f->store, str("1:product:1"));
+    ngx_commerce_store_invalidate(&f->store, unit_str("1:product:1"));
     assert_null(get(f, "a", "1:product:1", 1));
     assert_string_equal(get(f, "b", "1:product:2", 1), "b");
 
@@ -238,7 +225,7 @@ test_one_refills(void **state)
 
     assert_null(get(f, "hot", "x", 3101));
     assert_string_equal(get(f, "hot", "x", 3102), "second");
-    ngx_commerce_store_invalidate(&f->store, str("x"));
+    ngx_commerce_store_invalidate(&f->store, unit_str("x"));
     assert_null(get(f, "hot", "x", 3103));
     assert_null(get(f, "hot", "x", 3103));
 }
@@ -255,22 +242,23 @@ test_limits(void **state)
     ngx_commerce_store_ticket_t   t;
 
     for (i = 0; i <= NGX_COMMERCE_STORE_TAGS; i++) {
-        tags[i] = str("tag");
+        tags[i] = unit_str("tag");
     }
 
-    ngx_commerce_store_ticket(&f->store, str("k"), tags,
-                              NGX_COMMERCE_STORE_TAGS, &t);
+    ngx_commerce_store_key(&f->store, unit_str("k"), &t);
+    assert_false(put(f, &t, "without tags", 0, 10));
+
+    ngx_commerce_store_tags(&f->store, tags, NGX_COMMERCE_STORE_TAGS, &t);
     assert_true(put(f, &t, "kept", 0, 10));
 
-    ngx_commerce_store_ticket(&f->store, str("k"), tags,
-                              NGX_COMMERCE_STORE_TAGS + 1, &t);
+    ngx_commerce_store_tags(&f->store, tags, NGX_COMMERCE_STORE_TAGS + 1, &t);
     assert_false(put(f, &t, "not kept", 0, 10));
 
     fixture_make(&big, 16 * 1024 * 1024);
     ticket_of(&big, "k", "x", &t);
 
     odd = calloc(1, NGX_COMMERCE_STORE_MAX);
-    parts[0] = parts[2] = str("");
+    parts[0] = parts[2] = unit_str("");
     parts[1].data = odd;
     parts[1].len = NGX_COMMERCE_STORE_MAX - NGX_COMMERCE_STORE_WORDS * 8;
     assert_true(ngx_commerce_store_put(&big.store, &t, 200, parts, 0, 10));
@@ -417,13 +405,13 @@ writer(fixture_t *f, uint64_t seed)
         snprintf(name, sizeof(name), "key %u", key);
 
         ticket_of(f, name, "x", &t);
-        parts[0] = parts[2] = str("");
+        parts[0] = parts[2] = unit_str("");
         parts[1].data = (uint8_t *) body;
         parts[1].len = body_make(body, key, serial);
         ngx_commerce_store_put(&f->store, &t, 200, parts, 0, 1000000);
 
         if (serial % 4096 == 0) {
-            ngx_commerce_store_invalidate(&f->store, str("x"));
+            ngx_commerce_store_invalidate(&f->store, unit_str("x"));
         }
     }
 }

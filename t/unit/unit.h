@@ -104,7 +104,7 @@ unit_json(unit_arena_t *arena, const char *text)
 {
     ngx_commerce_json_t        *root;
     ngx_commerce_json_error_t   error;
-    ngx_commerce_json_limits_t  limits = { 128, 1000000 };
+    ngx_commerce_json_limits_t  limits = { 128, 1000000, false };
 
     if (ngx_commerce_json_parse(&arena->alloc,
                                 unit_tight(arena, text, strlen(text)),
@@ -115,6 +115,13 @@ unit_json(unit_arena_t *arena, const char *text)
     }
 
     return root;
+}
+
+
+static inline ngx_commerce_str_t
+unit_str(const char *s)
+{
+    return (ngx_commerce_str_t) { strlen(s), (uint8_t *) s };
 }
 
 

@@ -137,6 +137,7 @@ ngx_http_pg_probe_handler(ngx_http_request_t *r)
     }
 
     op->lane = plcf->lane;
+    op->rank = NGX_COMMERCE_PG_CHECKOUT;
     op->own_sync = plcf->own;
     op->before.stmt = plcf->before;
     op->query.stmt = plcf->query;
@@ -323,7 +324,7 @@ ngx_http_pg_probe_status_handler(ngx_http_request_t *r)
 
     p = buffer;
 
-    for (i = 0; i < NGX_COMMERCE_PG_LANES; i++) {
+    for (i = 0; i < sizeof(lanes) / sizeof(lanes[0]); i++) {
         ngx_commerce_pg_lane_status(i, &status);
 
         p = ngx_sprintf(p, "%s configured=%ui ready=%ui queued=%ui "

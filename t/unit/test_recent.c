@@ -1,0 +1,420 @@
+/* ngx_commerce_recent: what customers did last, alone and with many processes at it. */
+
+#define _GNU_SOURCE
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "ngx_commerce_recent.h"
+
+
+#define SIZE   (64 * 1024)
+#define VALID  60000
+#define FULL   NGX_COMMERCE_RECENT_EVENTS
+
+
+static const uint8_t  secret[16] = "fedcba9876543210";
+static const ngx_commerce_str_t  shop = { 2, (uint8_t *) "1" };
+
+
+typedef struct {
+    ngx_commerce_recent_t  recent;
+    void                  *memory;
+} fixture_t;
+
+
+static int
+setup(void **state)
+{
+    fixture_t  *f;
+
+    f = calloc(1, sizeof(*f));
+    f->memory = mmap(NULL, SIZE, PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS, -1, 0);
+    assert_int_equal(ngx_commerce_recent_create(&f->recent, f->memory, SIZE, secret), NGX_COMMERCE_OK);
+    *state = f;
+
+    return 0;
+}
+
+
+static int
+teardown(void **state)
+{
+    fixture_t  *f = *state;
+
+    munmap(f->memory, SIZE);
+    free(f);
+
+    return 0;
+}
+
+
+static ngx_commerce_str_t
+name(unsigned n)
+{
+    static char  text[8][16];
+    static int   i;
+    char        *p = text[i++ % 8];
+
+    return (ngx_commerce_str_t) { sprintf(p, "u:%u", n), (uint8_t *) p };
+}
+
+
+static bool
+add(fixture_t *f, unsigned who, uint64_t item, uint32_t event, int64_t time)
+{
+    ngx_commerce_recent_event_t  e = { item, time, event };
+
+    return ngx_commerce_recent_add(&f->recent, shop, name(who), &e);
+}
+
+
+static void
+test_unknown_then_filled_then_added(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      before, after;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], old[2] = { { 9, 2000, 0 }, { 8, 1000, 5 } };
+
+    assert_false(add(f, 1, 5, 0, 100));
+
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &before),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_equal(n, 0);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001, VALID, events, &n, &before),
+                     NGX_COMMERCE_RECENT_FILLING);
+
+    /* what comes while the database is asked stays, and is the newest */
+
+    assert_true(add(f, 1, 7, 3, 5002));
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, old, 2);
+
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &before),
+                     NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(n, 3);
+    assert_int_equal(events[0].item, 7);
+    assert_int_equal(events[0].event, 3);
+    assert_int_equal(events[0].time, 5002);
+    assert_int_equal(events[1].item, 9);
+    assert_int_equal(events[2].item, 8);
+    assert_int_equal(events[2].event, 5);
+
+    assert_true(add(f, 1, 6, 1, 6000));
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 6001, VALID, events, &n, &after);
+    assert_int_equal(events[0].item, 6);
+    assert_int_not_equal(before, after);
+}
+
+
+/* Who only wants to know whether something changed. */
+
+static void
+test_a_look_tells_what_reading_tells(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      key, seen, read;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], old = { 9, 2000, 0 };
+
+    key = ngx_commerce_recent_key(&f->recent, shop, name(1));
+    assert_int_not_equal(key, 0);
+    assert_int_not_equal(key, ngx_commerce_recent_key(&f->recent, shop, name(2)));
+
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5000, VALID, &seen), NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5001, VALID, &seen), NGX_COMMERCE_RECENT_FILLING);
+
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, &old, 1);
+
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004, VALID, &seen), NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &read),
+                     NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(seen, read);
+
+    assert_true(add(f, 1, 6, 1, 6000));
+    (void) ngx_commerce_recent_look(&f->recent, key, 6001, VALID, &seen);
+    assert_int_not_equal(seen, read);
+
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004 + VALID, VALID, &seen),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+}
+
+
+static void
+test_a_filler_that_dies_is_replaced(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      s;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL];
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &s);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + NGX_COMMERCE_RECENT_FILL, VALID,
+                                              events, &n, &s),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+}
+
+
+static void
+test_what_is_old_is_filled_again_without_doubles(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      s;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], rows[3] = { { 3, 9000, 0 }, { 2, 4200, 0 }, { 1, 3000, 0 } };
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &s);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000, rows + 1, 2);
+
+    /* the same event, stamped by the database a little later than by the edge */
+
+    assert_true(add(f, 1, 3, 0, 8800));
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + VALID, VALID, events, &n, &s),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_equal(n, 3);
+
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000 + VALID, rows, 3);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001 + VALID, VALID, events, &n, &s),
+                     NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(n, 3);
+}
+
+
+static void
+test_heard_of_from_elsewhere(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      before, after;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], rows[2] = { { 2, 1006000, 0 }, { 1, 1005000, 0 } };
+
+    /* nobody that this node knows */
+
+    ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1005000);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1005001, VALID, events, &n, &before),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1005002, rows + 1, 1);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1005003, VALID, events, &n, &before);
+
+    /* its own */
+
+    ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1005400);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1005500, VALID, events, &n, &after),
+                     NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(before, after);
+
+    /* another node's: a product that is not here, or that was looked at again */
+
+    ngx_commerce_recent_heard(&f->recent, shop, name(1), 2, 1006000);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006001, VALID, events, &n, &after),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_not_equal(before, after);
+    assert_int_equal(n, 1);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1006002, rows, 2);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006003, VALID, events, &n, &after),
+                     NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(n, 2);
+
+    ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1050000);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1050001, VALID, events, &n, &after),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+}
+
+
+static void
+test_fifty_at_most_the_newest(void **state)
+{
+    uint32_t                      i, n;
+    uint64_t                      s;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], rows[FULL];
+
+    for (i = 0; i < FULL; i++) {
+        rows[i] = (ngx_commerce_recent_event_t) { 100 + i, 100000 - i * 1000, 0 };
+    }
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &s);
+    assert_true(add(f, 1, 1, 0, 150000));
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 200000, rows, FULL);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &s);
+
+    assert_int_equal(n, FULL);
+    assert_int_equal(events[0].item, 1);
+    assert_int_equal(events[1].item, 100);
+
+    for (i = 0; i < 30; i++) {
+        assert_true(add(f, 1, 500 + i, 2, 210000 + i));
+    }
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 220000, VALID, events, &n, &s);
+    assert_int_equal(n, FULL);
+
+    for (i = 0; i < 30; i++) {
+        assert_int_equal(events[i].item, 529 - i);
+    }
+}
+
+
+/* Nobody sees another one's, however small the memory; shops are apart. */
+
+static void
+test_customers_are_apart(void **state)
+{
+    unsigned                      who;
+    uint32_t                      i, n;
+    uint64_t                      s;
+    fixture_t                    *f = *state;
+    ngx_commerce_str_t            other = { 2, (uint8_t *) "2" };
+    ngx_commerce_recent_event_t   events[FULL], row;
+
+    for (who = 1; who < 2000; who++) {
+        (void) ngx_commerce_recent_read(&f->recent, shop, name(who), who, VALID, events, &n, &s);
+        assert_int_equal(n, 0);
+
+        row = (ngx_commerce_recent_event_t) { who, 1000, 0 };
+        ngx_commerce_recent_fill(&f->recent, shop, name(who), who, &row, 1);
+        add(f, who / 2, who / 2, 1, who);
+        add(f, who - 1, who - 1, 1, who);
+    }
+
+    for (who = 1; who < 2000; who++) {
+        if (ngx_commerce_recent_read(&f->recent, shop, name(who), 2000, VALID, events, &n, &s)
+            != NGX_COMMERCE_RECENT_KNOWN)
+        {
+            assert_int_equal(n, 0);
+        }
+
+        for (i = 0; i < n; i++) {
+            assert_int_equal(events[i].item, who);
+        }
+    }
+
+    (void) ngx_commerce_recent_read(&f->recent, other, name(1999), 2000, VALID, events, &n, &s);
+    assert_int_equal(n, 0);
+}
+
+
+static void
+test_forgotten(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      s;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], row = { 1, 1000, 0 };
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1000, VALID, events, &n, &s);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1000, &row, 1);
+    ngx_commerce_recent_forget(&f->recent, shop, name(1));
+
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1001, VALID, events, &n, &s),
+                     NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_equal(n, 0);
+}
+
+
+/* Item, kind and time of an event belong together and to the customer, whoever writes and dies. */
+
+static void
+hammer(fixture_t *f)
+{
+    unsigned                      who;
+    uint32_t                      i, n;
+    uint64_t                      s;
+    ngx_commerce_recent_event_t   events[FULL], rows[FULL];
+
+    srandom(getpid());
+
+    for ( ;; ) {
+        who = random() % 200;
+
+        if (ngx_commerce_recent_read(&f->recent, shop, name(who), random() % 100000, VALID, events, &n, &s)
+            == NGX_COMMERCE_RECENT_FILL_IT)
+        {
+            for (i = 0; i < FULL; i++) {
+                rows[i].item = who * 1000 + i;
+                rows[i].event = rows[i].item % 8;
+                rows[i].time = 1000 + rows[i].item * 7;
+            }
+
+            ngx_commerce_recent_fill(&f->recent, shop, name(who), 1000, rows, FULL);
+        }
+
+        for (i = 0; i < n; i++) {
+            if (events[i].item / 1000 != who || events[i].event != events[i].item % 8
+                || events[i].time != (int64_t) (1000 + events[i].item * 7))
+            {
+                _exit(9);
+            }
+        }
+
+        i = random() % 1000;
+        (void) add(f, who, who * 1000 + i, (who * 1000 + i) % 8, 1000 + (who * 1000 + i) * 7);
+    }
+}
+
+
+static void
+test_killed_at_any_instruction(void **state)
+{
+    int         i, n, status;
+    pid_t       pids[4];
+    fixture_t  *f = *state;
+
+    for (i = 0; i < 4; i++) {
+        pids[i] = fork();
+        if (pids[i] == 0) {
+            hammer(f);
+        }
+    }
+
+    srandom(2);
+
+    for (n = 0; n < 200; n++) {
+        usleep(random() % 5000);
+        i = random() % 4;
+
+        kill(pids[i], SIGKILL);
+        assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+        assert_true(WIFSIGNALED(status));
+
+        pids[i] = fork();
+        if (pids[i] == 0) {
+            hammer(f);
+        }
+    }
+
+    for (i = 0; i < 4; i++) {
+        kill(pids[i], SIGKILL);
+        assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+        assert_true(WIFSIGNALED(status));
+    }
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest  tests[] = {
+        cmocka_unit_test_setup_teardown(test_unknown_then_filled_then_added, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_look_tells_what_reading_tells, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_filler_that_dies_is_replaced, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_is_old_is_filled_again_without_doubles, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_heard_of_from_elsewhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fifty_at_most_the_newest, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_customers_are_apart, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_forgotten, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_killed_at_any_instruction, setup, teardown)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
