@@ -7,6 +7,8 @@ import copy
 import re
 import urllib.parse
 
+from stack import wait_for
+
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -107,15 +109,17 @@ class Operation:
 
     def text(self, schema, name):
         by_format = {
-            "uuid": "00000000-0000-7000-8000-000000000001", "date": "2000-01-31", "date-time": "2000-01-31T00:00:00Z",
+            "uuid": "00000000-0000-7000-8000-000000000001", "date": "2000-01-31", "past-date": "2000-01-31", "date-time": "2000-01-31T00:00:00Z",
             "email": "somebody@example.com", "currency": "USD", "uri": "https://example.com/", "slug": "some-thing",
-            "cursor": "AAAA", "hostname": "example.com", "ipv4": "127.0.0.1", "ipv6": "::1",
+            "cursor": "AAAA", "password": "Some thing", "hostname": "example.com", "ipv4": "127.0.0.1", "ipv6": "::1",
         }
         if "format" in schema:
             return by_format[schema["format"]]
         pattern = schema.get("pattern")
         for text in ("some-thing", "Some thing", "DE", "USD", "12345", "somebody@example.com", "https://example.com/x",
-                     "+49 30 1234", "abc", "a" * 32, "0" * 64, "2000-01-31"):
+                     "+49 30 1234", "abc", "a" * 32, "0" * 64, "2000-01-31", "123456", "A" * 43, "https://shop.example", "catalog.read", "#1f4fd8",
+                     "shop.order.created.v1", "sk_test_some_thing", "whsec_some_thing",
+                     "consumer.some_thing"):
             if (len(text) >= schema.get("minLength", 0) and len(text) <= schema.get("maxLength", 1 << 20)
                     and (not pattern or re.search(pattern, text))):
                 return text
@@ -151,8 +155,8 @@ def operations(contract):
 
 # ---- a picture of a tenant's data ----
 
-# Counts what was tried, whether it was refused or not: that is what it is for.
-VOLATILE = {"shop.login_attempt"}
+# Counts of what was tried, whether it was refused or not; and where housekeeping notes how far it has come.
+VOLATILE = {"shop.login_attempt", "shop.throttle", "shop.housekeeping", "shop.sealed_renewal"}
 
 
 def tenant_tables(db):
@@ -181,8 +185,33 @@ class Picture:
         self.db.close()
         self.redis.close()
 
+    def settle(self):
+        """Waits for what earlier requests left to be done: it is not what anybody's request changes later."""
+        wait_for(lambda: self.db.execute("SELECT (api.stock_publish()).body AS done").fetchone()["done"], 60, "sales are published")
+        wait_for(lambda: not self.unsaved_carts(), 60, "the write-behind has every cart in PostgreSQL")
+        wait_for(self.consumed, 60, "events have reached their consumers")
+
+    def consumed(self):
+        """Feeds what is left; the shop's own jobs may have some of it at the moment."""
+        self.db.execute("UPDATE event.retry SET next_at = now()")
+        self.db.execute("SELECT api.events_feed(1000)")
+        return not self.db.execute(
+            "SELECT EXISTS (SELECT FROM event.outbox WHERE sent_at IS NULL) OR EXISTS (SELECT FROM shop.notification WHERE status = 'queued' "
+            "AND lease IS NOT NULL AND next_at > now()) OR EXISTS (SELECT FROM shop.webhook_delivery WHERE status = 'queued' "
+            "AND lease IS NOT NULL AND next_at > now()) AS unsent").fetchone()["unsent"]
+
+    def unsaved_carts(self):
+        """Owners whose cart in Redis is newer than its row."""
+        prefix = "cart:{%d:" % self.tenant
+        held = {key[len(prefix):-1]: int(self.redis.hget(key, "v") or 0)
+                for key in self.redis.scan_iter(prefix + "*}") if self.redis.type(key) == "hash"}
+        kept = {row["owner"]: row["version"] for row in self.db.execute(
+            f"SELECT owner, version FROM shop.cart_backup WHERE tenant_id = {self.tenant}")}
+        return [owner for owner, version in held.items() if version > kept.get(owner, 0)]
+
     def sums(self):
         """Number of rows and a checksum for each table, and what Redis holds for each key."""
+        self.settle()
         found = {row["place"]: row["sum"] for row in self.db.execute(self.query)}
         found.update(self.keys())
         return found
@@ -190,14 +219,16 @@ class Picture:
     def keys(self, marks=None):
         found = {}
         for key in self.redis.scan_iter("*{%d:*" % self.tenant):
-            kind = self.redis.type(key)
-            value = {"hash": self.redis.hgetall, "string": self.redis.get}.get(kind, lambda k: self.redis.dump(k))(key)
+            # a hash table's order changes while Redis grows it
+            value = {"hash": lambda k: sorted(self.redis.hgetall(k).items()), "string": self.redis.get,
+                     "set": lambda k: sorted(self.redis.smembers(k))}.get(self.redis.type(key), self.redis.dump)(key)
             if marks is None or any(m in key or m in str(value) for m in marks):
                 found["redis " + key] = str(value)
         return found
 
     def about(self, marks):
         """The rows and keys that mention one of these texts: those of one person."""
+        self.settle()
         found = self.keys(marks)
         condition = " OR ".join(["strpos(x::text, %s) > 0"] * len(marks))
         for table in self.tables:

@@ -6,6 +6,7 @@ seeded one), an empty Redis and a new nginx; Stack.problems() says afterwards wh
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ import subprocess
 import time
 import uuid
 
+import httpcore
 import httpx
 import jwt
 import psycopg
@@ -26,9 +28,22 @@ import redis
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODE = os.environ.get("COMMERCE_TEST_MODE", "plain")
+# how much longer than alone things may take beside others on a small machine
+SLOW = 12 if MODE == "asan" else 6
 TEMPLATE = "commerce"
-TENANTS = {"demo": 1, "acme": 2, "globex": 3}
+TENANTS = {"demo": 1, "acme": 2, "globex": 3, "platform": 4}
+# jobs that run for files with JOBS = (name,) only: others look at rows before anybody has sent what they tell of
+QUIET = {"notifications", "webhooks"}
 BAD_LOG = re.compile(r"\[alert\]|\[emerg\]|\[crit\]|Sanitizer|runtime error:")
+
+
+# lines of conf/nginx.conf, and what stands for their deadlines when a test is not about those
+PATIENT = (
+    (r"commerce_postgres\s+read[^;]*(statement_timeout=\w+ timeout=\w+)", "statement_timeout=30s timeout=40s"),
+    (r"commerce_postgres\s+write[^;]*(lock_timeout=\w+ statement_timeout=\w+ timeout=\w+)",
+     "lock_timeout=20s statement_timeout=30s timeout=40s"),
+    (r"commerce_redis\s+[^;]*(timeout=\w+;)", "timeout=20s;\n    commerce_limit_redis_timeout  20s;"),
+)
 
 
 class StackError(Exception):
@@ -36,8 +51,8 @@ class StackError(Exception):
 
 
 def wait_for(condition, seconds=10.0, what=None):
-    """The first true value of condition(); it fails after so many seconds."""
-    end = time.monotonic() + seconds * (3 if MODE == "asan" else 1)
+    """The first true value of condition().  It fails after so many seconds, of a machine that has nothing else to do."""
+    end = time.monotonic() + seconds * SLOW
     while True:
         value = condition()
         if value:
@@ -47,25 +62,45 @@ def wait_for(condition, seconds=10.0, what=None):
         time.sleep(0.02)
 
 
+SOURCES = itertools.count(1)
+
+
+def source_address():
+    """A loopback address that no other client of this run has: limits per address stay on, and each test has its own."""
+    n = next(SOURCES)
+    return f"127.{10 + n // 62500 % 200}.{n // 250 % 250}.{1 + n % 250}"
+
+
 RESERVED = []
 
 
-def free_ports(count):
-    """Ports where nobody listens and which no other run of the tests has chosen."""
+def reserve(port):
+    """Whether nobody listens there and no other run of the tests has chosen it: then it is ours."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            lock = open(f"/tmp/.nginx-commerce-test.{port}", "a", encoding="ascii")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            RESERVED.append(lock)
+            return True
+    return False
+
+
+def free_ports(count, with_next=False):
+    """Ports of nobody else; with_next: the one behind each, too, for a program that takes both."""
     first = int(os.environ.get("COMMERCE_TEST_PORT", "28000"))
     ports = []
     for port in random.sample(range(first, first + 1000), 1000):
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                s.bind(("127.0.0.1", port))
-                lock = open(f"/tmp/.nginx-commerce-test.{port}", "a", encoding="ascii")
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                RESERVED.append(lock)
-                ports.append(port)
+        if reserve(port) and (not with_next or reserve(port + 1)):
+            ports.append(port)
         if len(ports) == count:
             return ports
     raise StackError(f"no {count} free ports from {first} on")
+
+
+# for replace: a test that names a mail server of its own
+NO_MAIL = [(r"commerce_mail_server\s[^;]*;", "")]
 
 
 class Stack:
@@ -73,11 +108,12 @@ class Stack:
         self.folder = pathlib.Path(folder)
         self.conf = self.folder / "conf"
         self.database = TEMPLATE
-        self.port, self.pg_port, self.redis_port = free_ports(3)
+        self.port, self.pg_port, self.redis_port, self.mail_port, self.mail_page_port = free_ports(5)
         self.url = f"http://127.0.0.1:{self.port}"
         self.allowed = []
         self.log_mark = 0
         self.edges = []
+        self.jobs = set()
 
     # ---- life ----
 
@@ -94,15 +130,19 @@ class Stack:
         self.objs = objs = ROOT / ("objs-asan" if asan else "objs")
         self.run(*(["--asan"] if asan else []), script="scripts/build")
         contract = self.run("bundle", script="scripts/contract").stdout
-        (objs / "openapi.json").write_text(contract)
+        # as a whole: the stack of another run may be reading it
+        made = objs / f".openapi.json.{os.getpid()}"
+        made.write_text(contract)
+        made.replace(objs / "openapi.json")
         self.contract = json.loads(contract)
         shutil.copytree(ROOT / "conf", self.conf)
         self.run("init", f"PORT={self.port}", f"PG_PORT={self.pg_port}", f"REDIS_PORT={self.redis_port}",
+                 f"MAIL_PORT={self.mail_port}", f"MAIL_PAGE_PORT={self.mail_page_port}",
                  f"OBJS={objs}", f"CONF={self.conf}", "PROFILE=test")
 
     def seed(self):
         """The database that every test file starts from."""
-        self.run("start", "postgres", "redis")
+        self.run("start", "postgres", "redis", "mail")
         self.run("database")
         self.pg_url = self.environment("COMMERCE_PGURL")
         self.redis_url = self.environment("COMMERCE_REDIS")
@@ -131,6 +171,9 @@ class Stack:
         self.database = database
         self.run("init", f"DATABASE={database}")
         self.redis().flushall()
+        for folder in ("tables", "models"):
+            for made in (self.folder / folder).iterdir():
+                made.unlink()
         self.configure()
         self.allowed = []
         self.log_mark = self.log_size()
@@ -158,7 +201,7 @@ class Stack:
             nonlocal last
             try:
                 for _ in range(8):
-                    last = httpx.get(f"{self.url}/health/ready", timeout=2)
+                    last = httpx.get(f"{self.url}/health/ready", timeout=20)
                     if last.status_code != 200:
                         return False
                 return True
@@ -172,22 +215,38 @@ class Stack:
 
     # ---- configuration ----
 
-    def configure(self, http="", server="", limits=False, replace=()):
+    def configure(self, http="", server="", limits=False, shed=False, deadlines=False, jobs=True, replace=()):
         """Writes the configuration of the next start or reload.
 
-        http, server: lines for these blocks.  limits: False lets the rates of conf/limits.conf be practically
-        endless, so that tests do not throttle each other.  replace: (pattern, text) for the lines of nginx.conf;
-        a pattern that does not match is an error.
+        http, server: lines for these blocks.  limits: True: conf/limits.conf as it is.  False: what counts by user or tenant
+        is practically endless, so that a test may do more than a person does; limits by address stay, because each client
+        has its own.  None: all of them are endless, for load from one address.  shed: lanes refuse whom they would let wait
+        for long, as in conf/; otherwise only when their queues are full, for on a slow machine every crowd is an overload.
+        deadlines: PostgreSQL and Redis are given up as soon as in conf/; otherwise much later, for a slow machine is not a dead one.
+        jobs: False: without those of conf/jobs.conf (see QUIET, too), for a test that calls their functions itself.
+        replace: (pattern, text) for the lines of nginx.conf; a pattern that does not match is an error.
         """
         for name in ("http.d", "server.d"):
             (self.folder / "nginx" / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "nginx" / "http.d" / "test.conf").write_text(http + "\n")
         (self.folder / "nginx" / "server.d" / "test.conf").write_text(server + "\n")
-        for name in ("nginx.conf", "limits.conf"):
+        for name in ("nginx.conf", "limits.conf", "jobs.conf"):
             text = (ROOT / "conf" / name).read_text()
+            if name == "jobs.conf":
+                for quiet in QUIET - self.jobs:
+                    text = re.sub(rf"commerce_job\s+{quiet}\s[^;]*;", "", text)
+                text = text if jobs else ""
             if name == "limits.conf" and not limits:
-                text = re.sub(r"rate=\S+(\s+)burst=\d+", r"rate=100000r/s\1burst=100000", text)
+                kept = r"(?!\s|ip\b|login\b)" if limits is False else ""
+                text = re.sub(rf"(commerce_limit_policy\s+{kept}.*?)rate=\S+(\s+)burst=\d+",
+                              r"\1rate=1000r/s\2burst=100000", text)
             if name == "nginx.conf":
+                if not shed:
+                    text = re.sub(r" wait=\w+", " wait=10m", text)
+                if not deadlines:
+                    for line, timeouts in PATIENT:
+                        text, count = re.subn(line, lambda m, t=timeouts: m[0].replace(m[1], t), text)
+                        assert count == 1, f"conf/nginx.conf has nothing like {line}"
                 for pattern, by in replace:
                     text, count = re.subn(pattern, by, text)
                     assert count, f"conf/nginx.conf has nothing like {pattern}"
@@ -212,17 +271,28 @@ class Stack:
     # ---- nginx ----
 
     def master(self):
-        return int((self.folder / "nginx" / "nginx.pid").read_text())
+        # a master that has just come has made the file and then writes its number
+        pid = self.folder / "nginx" / "nginx.pid"
+        return int(wait_for(lambda: pid.read_text().strip(), 10, "nginx.pid has a number"))
 
     def workers(self, leaving=False):
-        """Pids of the workers that serve; with leaving, those too that only finish what they have."""
+        """Pids of the workers that serve, the oldest first; with leaving, those too that only finish what they have."""
         pids = []
         for pid in pathlib.Path(f"/proc/{self.master()}/task/{self.master()}/children").read_text().split():
             with contextlib.suppress(OSError):
                 title = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
                 if b"worker process" in title and (leaving or b"shutting down" not in title):
                     pids.append(int(pid))
-        return sorted(pids)
+        # as the kernel lists them: numbers begin anew when they are used up
+        return pids
+
+    def cpu(self):
+        """Seconds of CPU that the workers have used: what work costs, however loaded the machine is."""
+        total = 0
+        for pid in self.workers():
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
 
     def reload(self, wait=True):
         before = set(self.workers())
@@ -230,6 +300,9 @@ class Stack:
         if wait:
             wait_for(lambda: len(set(self.workers()) - before) == 2 and not before & set(self.workers()), 20,
                      "two new workers serve, the old ones leave")
+            # who leaves says so before it closes what is idle: a request on such a connection would meet its end
+            for edge in self.edges:
+                edge.renew()
         return before
 
     def kill_worker(self, index=0, sign=signal.SIGKILL):
@@ -290,7 +363,7 @@ class Stack:
         now = int(time.time())
         body = {
             "iss": "nginx-commerce", "aud": "nginx-commerce", "sub": str(subject), "tid": str(tenant_id),
-            "sid": str(uuid.uuid4()), "jti": str(uuid.uuid4()), "iat": now, "nbf": now, "exp": now + 600,
+            "sid": str(uuid.uuid4()), "jti": str(uuid.uuid4()), "iat": now, "nbf": now, "exp": now + 7200,
             "roles": [r for r in roles if "." not in r], "scope": " ".join(r for r in roles if "." in r),
         }
         body.update(claims)
@@ -305,9 +378,34 @@ class Stack:
             "FROM generate_series(1, %s::int) i ORDER BY i", TENANTS[tenant], count)
         return [(row["id"], self.token(row["id"], tenant_id=TENANTS[tenant])) for row in rows]
 
-    def raw(self, data, timeout=5.0, finish=False):
+    @contextlib.contextmanager
+    def each_worker(self, **options):
+        """By pid, a client for each worker, which has accepted its one connection.
+
+        Connections of an idle machine may all go to the same worker; many at once do not.
+        """
+        held, found = [], {}
+
+        def accepted():
+            held.extend(self.connect() for _ in range(16))
+            mine = {s.getsockname()[1]: s for s in held}
+            found.update({pid: mine[remote] for pid, local, remote, _ in self.sockets() if local == self.port and remote in mine})
+            return set(self.workers()) <= set(found)
+
+        try:
+            wait_for(accepted, 20, "every worker has accepted a connection")
+            yield {pid: self.edge(over=found[pid], **options) for pid in self.workers()}
+        finally:
+            for s in held:
+                s.close()
+
+    def connect(self, timeout=60.0):
+        """A socket to nginx, from an address of its own."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout, source_address=(source_address(), 0))
+
+    def raw(self, data, timeout=60.0, finish=False):
         """Sends bytes as they are and returns what comes back until the server closes or falls silent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as s:
+        with self.connect(timeout) as s:
             s.sendall(data)
             if finish:
                 s.shutdown(socket.SHUT_WR)
@@ -321,8 +419,11 @@ class Stack:
 
     # ---- what a file of tests leaves behind ----
 
+    def log_file(self):
+        return self.folder / "logs" / "error.log"
+
     def log_size(self):
-        log = self.folder / "logs" / "error.log"
+        log = self.log_file()
         return log.stat().st_size if log.exists() else 0
 
     def log_lines(self):
@@ -375,10 +476,13 @@ class Stack:
         if self.run("status", "nginx", check=False).returncode:
             faults.append("nginx is gone")
         else:
-            if len(self.workers()) != 2:
+            # one that has just been replaced is told of by the log
+            try:
+                wait_for(lambda: len(self.workers()) == 2, 5)
+            except AssertionError:
                 faults.append(f"{len(self.workers())} workers serve instead of 2")
             try:
-                wait_for(lambda: not self.leftovers(), 5)
+                wait_for(lambda: not self.leftovers(), 20)
             except AssertionError:
                 faults += self.leftovers()
         self.stop("nginx")
@@ -393,17 +497,79 @@ def complete(answer):
     return bool(blank and m and len(body) >= int(m[1]))
 
 
-class Edge(httpx.Client):
-    """A client of the API as one user of one tenant."""
+class Prompt(httpcore.backends.sync.SyncBackend):
+    """Sends at once. httpcore writes head and body apart: without this a body waits 40 ms for the head's acknowledgement.
 
-    def __init__(self, stack, tenant=None, **options):
-        options.setdefault("timeout", 30 if MODE == "asan" else 10)
-        options.setdefault("verify", False)     # no TLS here, and reading the certificates costs 20 ms a client
-        super().__init__(base_url=stack.url, **options)
+    over: a socket that is open already, and the only one.
+    """
+
+    def __init__(self, over=None):
+        self.over = over
+
+    def connect_tcp(self, *arguments, **options):
+        if self.over and self.over.fileno() == -1:
+            raise httpcore.ConnectError("the one connection is closed")
+        stream = httpcore.backends.sync.SyncStream(self.over) if self.over else super().connect_tcp(*arguments, **options)
+        stream.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return stream
+
+
+class Sources(httpx.BaseTransport):
+    """Connections from a loopback address of this client's own, from the next one after PER_ADDRESS requests and for a login.
+
+    So what a test asks for stays below the limits per address of conf/limits.conf, whatever the test is about.
+    """
+
+    PER_ADDRESS = 50
+
+    def __init__(self, address=None, over=None, **options):
+        self.address, self.over, self.options = address, over, options
+        self.count = itertools.count()
+        self.transports = {}
+        self.life = 0
+
+    def handle_request(self, request):
+        n = next(self.count)
+        place = None if self.address or self.over else ("login", n) if request.url.path.endswith("/login") else n // self.PER_ADDRESS
+        part = place, self.life
+        if part not in self.transports:
+            transport = httpx.HTTPTransport(local_address=self.address or source_address(), **self.options)
+            transport._pool._network_backend = Prompt(self.over)
+            self.transports.setdefault(part, transport)
+        return self.transports[part].handle_request(request)
+
+    def close(self):
+        for transport in self.transports.values():
+            transport.close()
+
+
+def own_addresses(client, transport=None, verify=False, http1=True, http2=False, limits=httpx.Limits(), **_):
+    return transport or Sources(verify=False, http1=http1, http2=http2, limits=limits)
+
+
+# clients that a test makes without Edge have addresses of their own, too; nothing here speaks TLS by accident
+httpx.Client._init_transport = own_addresses
+# and the patience of everything else here
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, 10.0 * SLOW)
+
+
+class Edge(httpx.Client):
+    """A client of the API as one user of one tenant.  address: all its requests come from there; over: on this socket."""
+
+    def __init__(self, stack, tenant=None, address=None, over=None, **options):
+        options.setdefault("timeout", 10 * SLOW)
+        # no TLS here, and reading the certificates costs 20 ms a client
+        transport = {name: options.pop(name) for name in ("limits", "http2", "http1") if name in options}
+        super().__init__(base_url=stack.url, verify=False, transport=Sources(address, over, verify=False, **transport), **options)
         self.stack = stack
         self.user_id = None
         if tenant:
             self.headers["Host"] = f"{tenant}.localhost"
+
+    def renew(self):
+        """The next request has a new connection."""
+        self._transport.life += not self._transport.over
 
     def login(self, email, password="password"):
         answer = self.post("/api/v1/auth/login", json={"email": email, "password": password})

@@ -6,6 +6,8 @@ faults() says what an answer gives away or should have been.
 
 import itertools
 import json
+import re
+import secrets
 import time
 import uuid
 
@@ -16,7 +18,9 @@ WORD = "zebrafinch"         # what is searched for; answers may repeat it
 PUBLIC = "qpublic7"         # in what tenant demo shows to everybody
 PRIVATE = "qprivate7"       # in what it shows to one person or to staff
 PERMISSIONS = ["catalog.read", "catalog.write", "orders.read", "orders.write", "inventory.write", "customers.read",
-               "content.write"]
+               "content.write", "customers.write", "users.read", "users.write", "audit.read", "settings.read", "settings.write", "events.read", "events.write",
+               "notifications.send"]
+LAST = {"session_revoke_all"}       # voids the token that asks
 MINE = {"items", "wishlist"}        # a path below these takes a product, but acts on the caller's own list
 
 
@@ -48,6 +52,15 @@ class World:
             "status": "draft", **of}))
         self.variant = self.product["default_variant_id"]
         made(staff.patch(f"/api/v1/inventory/{self.product['id']}", json={"delta": 1, "note": PRIVATE}))
+        self.reservation = made(staff.post("/api/v1/inventory/reserve", json={
+            "items": [{"product_id": self.product["id"], "quantity": 1}], "ttl": 86400, "note": PRIVATE}), 201)["reservation_id"]
+        self.coupon = made(staff.post("/api/v1/admin/coupons", json={
+            "code": f"{WORD}-10", "name": f"{WORD} {PUBLIC} coupon", "kind": "percent", "value": 1000, "target": "order"}))
+        self.training = made(staff.post("/api/v1/admin/recommendations/train"))
+        self.letter = shop.value(
+            "INSERT INTO event.dead_letter (tenant_id, reason, consumer, key, topic, type, event_id, payload, error) VALUES "
+            "(1, 'failed', 'consumer.recommend_signal', %s, 'user.interaction', 'shop.user.interaction.v1', gen_random_uuid(), "
+            "jsonb_build_object('metadata', %s::text)::text, 'an error') RETURNING id", f"{WORD}-letter", PRIVATE)
         self.location = shop.value("SELECT min(id) FROM shop.location WHERE tenant_id = 1")
 
         made(v.put("/api/v1/users/profile", json={"name": f"Ann {PRIVATE}"}))
@@ -57,6 +70,8 @@ class World:
             "items": [{"product_id": self.product["id"], "quantity": 1}], "note": PRIVATE,
             "shipping_address_id": self.address["id"]})) for key in (self.key, "2"))
         made(v.post("/api/v1/wishlist", json={"product_id": self.product["id"]}))
+        self.review = made(v.post(f"/api/v1/products/{self.product['id']}/reviews", headers=keyed, json={
+            "rating": 4, "comment": f"A review that waits for staff: {PRIVATE}"}))
         made(v.post("/api/v1/interactions", json={"product_id": self.product["id"], "action": "view",
                                                   "metadata": {"from": PRIVATE}}))
         made(v.post("/api/v1/cart/items", headers=keyed, json={"product_id": self.product["id"]}))
@@ -70,18 +85,37 @@ class World:
             "email": f"guest-{PRIVATE}@example.com"}))
         made(guest.post("/api/v1/cart/items", json={"product_id": self.product["id"]}))
         self.guest_cart_id = guest.get("/api/v1/cart").json()["id"]
+        self.session = str(uuid.uuid4())
+        shop.rows("INSERT INTO shop.session (tenant_id, id, user_id, expires_at, user_agent) "
+                  "VALUES (1, %s, %s, now() + interval '1 day', %s) RETURNING 1", self.session, self.victim_id, PRIVATE)
+        self.colleague = shop.value("SELECT domain.user_put(1, %s, '', %s, '{staff}')::text", f"colleague-{PRIVATE}@example.com",
+                                    f"Colleague {PRIVATE}")
         self.cursors = self.find_cursors()
-
-        # write-behind of the two carts is part of the picture: let it end first
-        wait_for(lambda: shop.value("SELECT count(*) = 2 FROM shop.cart_backup WHERE cart_id::text IN (%s, %s)",
-                                    self.cart_id, self.guest_cart_id), 15, "both carts are in PostgreSQL")
+        self.api_key = made(staff.post("/api/v1/admin/api-keys", json={"kind": "secret", "name": f"Key {PRIVATE}"}), 201)["api_key"]
+        self.host = made(staff.post("/api/v1/admin/domains", json={"host": f"{PRIVATE}.example"}), 200, 201)["host"]
+        self.notification = made(staff.post("/api/v1/send", json={
+            "channel": "email", "to": f"somebody-{PRIVATE}@example.com", "subject": PRIVATE, "text": PRIVATE}))["notification_id"]
+        self.template = made(staff.post("/api/v1/admin/notification-templates", json={
+            "kind": f"{PUBLIC}-note", "channel": "email", "language": "en", "subject": "S", "text": PRIVATE}))["template"]
+        self.adapter = made(staff.post("/api/v1/admin/notification-adapters", json={
+            "channel": "push", "url": f"https://push.example/{PRIVATE}"}))["adapter"]["id"]
+        self.webhook = made(staff.post("/api/v1/admin/webhooks", json={
+            "url": f"https://hooks.example/{PRIVATE}", "types": ["shop.user.erased.v1"], "description": PRIVATE}))["webhook"]["id"]
+        self.delivery = made(staff.post(f"/api/v1/admin/webhooks/{self.webhook}/test"))["delivery_id"]
+        made(staff.put("/api/v1/admin/payments/stripe/key", json={"secret": f"sk_test_{PRIVATE}"}))
+        self.signed = made(staff.post("/api/v1/admin/payments/stripe/webhook-secrets", json={"secret": f"whsec_{PRIVATE}"}))["id"]
+        self.strangers()
 
         self.ids = [self.victim_id, self.address["id"], self.order["id"], self.order["number"], self.guest_order["id"],
-                    self.guest_order["number"], self.cart_id, self.guest_cart_id, self.guest_token]
+                    self.guest_order["number"], self.cart_id, self.guest_cart_id, self.guest_token, self.api_key["id"],
+                    self.session, self.colleague, self.reservation]
         self.values = {
             "addresses": [self.address["id"]],
             "orders": [self.order["id"], self.guest_order["id"]],
             "user": [self.victim_id],
+            "users": [self.colleague, self.victim_id],
+            "sessions": [self.session],
+            "customers": [self.victim_id],
             "products": [self.product["id"], self.draft["id"]],
             "by-slug": [self.product["slug"], self.draft["slug"]],
             "categories": [self.category["id"], self.category["slug"]],
@@ -89,16 +123,45 @@ class World:
             "inventory": [self.product["id"], self.draft["id"]],
             "items": [self.variant],
             "wishlist": [self.product["id"]],
+            "api-keys": [self.api_key["id"]],
+            "domains": [self.host],
+            "tenants": [1],
+            "runs": [self.training["id"]],
+            "reviews": [self.review["id"]],
+            "dead-letters": [self.letter],
+            "coupons": [self.coupon["id"], self.coupon["code"]],
+            "payments": [1, "nobody"],      # an attempt; a provider that no shop has
+            "webhooks": [self.webhook],
+            "webhook-secrets": [self.signed],
+            "deliveries": [self.delivery],
+            "notifications": [self.notification],
+            "notification-templates": [self.template],
+            "notification-adapters": [self.adapter],
         }
         self.members = {
             "product_id": self.product["id"], "variant_id": self.variant, "category_id": self.category["id"],
             "parent_id": self.category["id"], "brand_id": self.brand["id"], "location_id": self.location,
             "shipping_address_id": self.address["id"], "billing_address_id": self.address["id"],
             "order_id": self.order["id"], "user_id": self.victim_id, "cart_id": self.cart_id,
+            "reservation_id": self.reservation,
         }
         self.query = {"category": self.category["slug"], "brand": self.brand["slug"], "search": WORD, "q": WORD}
         self.hidden = {str(self.draft["id"]), self.draft["slug"], self.address["id"], self.order["id"],
-                       self.guest_order["id"]}
+                       self.guest_order["id"], self.session, str(self.review["id"])}
+
+    def strangers(self):
+        """Keys of acme, and a tenant that is suspended."""
+        self.keys = {kind: kind[:1] + "k_" + secrets.token_urlsafe(32) for kind in ("secret", "publishable")}
+        with self.shop.db() as db:
+            for kind, key in self.keys.items():
+                db.execute("INSERT INTO shop.api_key (tenant_id, id, kind, name, hash, prefix, scopes) "
+                           "VALUES (2, gen_random_uuid(), %s, 'Stranger', sha256(%s::bytea), %s, %s)",
+                           [kind, key, key[:8], PERMISSIONS if kind == "secret" else []])
+            self.frozen = db.execute("INSERT INTO shop.tenant (slug, name, status) VALUES ('frozen', 'Frozen', 'suspended') "
+                                     "ON CONFLICT (slug) DO UPDATE SET name = excluded.name RETURNING id").fetchone()["id"]
+        for key in self.keys.values():
+            with self.shop.edge(tenant="acme", headers={"X-API-Key": key}) as edge:
+                wait_for(lambda edge=edge: edge.get("/api/v1/categories").status_code == 200, 5, "the edge knows the key")
 
     def find_cursors(self):
         """A cursor of each of the tenant's lists, found by asking for one row."""
@@ -121,7 +184,9 @@ class World:
             if kind not in self.values:
                 raise Unknown(f"{op}: {{{name}}} below /{kind}/ is an id that t/world.py does not know. Let World make such a "
                               f"thing in tenant demo, and add it to World.values['{kind}'].")
-            of_type = [x for x in self.values[kind] if schemas[name].get("type") != "integer" or isinstance(x, int)]
+            # what the schema refuses would be 422 for anybody
+            of_type = [x for x in self.values[kind] if (schemas[name].get("type") != "integer" or isinstance(x, int))
+                       and re.search(schemas[name].get("pattern", ""), str(x))]
             choices.append([(name, x) for x in of_type])
         return [dict(c) for c in itertools.product(*choices)]
 
@@ -181,7 +246,13 @@ class World:
         """The statuses that are right, or None when any below 500 is."""
         if not op.has_tenant:
             return None
-        if op.auth != "public":
+        if persona.suspended or (persona.key and persona.tenant != persona.host):
+            return {403}
+        if persona.key:
+            kind, _, permission = op.auth.partition(":")
+            if kind in ("customer", "platform") or (kind == "staff" and permission not in persona.roles):
+                return {403}
+        elif op.auth != "public":
             if persona.bad:
                 return {401}
             if persona.tenant and persona.tenant != persona.host:
@@ -194,7 +265,7 @@ class World:
                     return {403}
                 if permission and permission not in persona.roles and "owner" not in persona.roles:
                     return {403}
-            elif op.auth == "service":
+            elif op.auth.partition(":")[0] in ("service", "platform"):
                 return {403}
         if persona.twin:
             return None
@@ -212,7 +283,7 @@ class World:
         hidden = {str(x) for x in values.values()} & self.hidden
         if hidden and not kinds & MINE:
             return missing
-        if any(f'"{h}"' in body or f": {h}" in body for h in self.hidden):
+        if any(f'"{h}"' in body or re.search(rf": {re.escape(h)}\b", body) for h in self.hidden):
             return set(range(400, 500))
         return None
 
@@ -224,6 +295,8 @@ class World:
         if expected == {403} and persona.tenant and persona.tenant != persona.host \
                 and answer.json().get("code") != "tenant-mismatch":
             yield f"{at}: {answer.json().get('code')} instead of tenant-mismatch"
+        if expected and persona.suspended and answer.json().get("code") != "tenant-suspended":
+            yield f"{at}: {answer.text[:200]} instead of tenant-suspended"
         if "Idempotent-Replayed" in answer.headers and persona.fresh_key:
             yield f"{at}: replays what somebody else's key has stored"
         leaked = self.leaks(persona, answer)
@@ -234,10 +307,15 @@ class World:
         """All requests of one persona; what was wrong with the answers, and how many there were."""
         found, count, seen = [], 0, set()
         with persona.edge(self.shop) as edge:
-            for op in ops:
+            for op in sorted(ops, key=lambda op: op.id in LAST):
+                if persona.foreign and persona.host == "demo" and op.auth == "public" and op.method != "GET":
+                    continue        # nobody looks at the token: this is asked as "anonymous"
                 for request, values in self.requests(op, persona.currency):
                     # a key that this persona has used itself may be replayed to it
                     persona.fresh_key = op.id not in seen
+                    if values and not persona.fresh_key and "Idempotency-Key" in request["headers"]:
+                        # ... and is of no use for another thing
+                        request["headers"] = {**request["headers"], "Idempotency-Key": uuid.uuid4().hex}
                     answer = edge.request(**request)
                     if answer.status_code < 300:
                         seen.add(op.id)
@@ -247,18 +325,23 @@ class World:
 
 
 class Persona:
-    def __init__(self, name, host="demo", tenant=None, roles=(), subject=None, token=None, bad=False, cart=None, twin=False):
+    def __init__(self, name, host="demo", tenant=None, roles=(), subject=None, token=None, bad=False, cart=None, twin=False,
+                 key=None, suspended=False):
         self.name, self.host, self.tenant, self.roles = name, host, tenant, roles
         self.subject, self.token, self.bad, self.cart, self.twin = subject, token, bad, cart, twin
+        self.key, self.suspended = key, suspended
         self.currency = "USD" if host == "demo" else "EUR"
         self.fresh_key = True
+        self.foreign = host != "demo" or bad or (tenant or "demo") != "demo"
 
     def edge(self, shop):
         ids = {"demo": 1, "acme": 2, "globex": 3}
         token = self.token
-        if self.tenant and not token:
+        if self.tenant and not token and not self.key:
             token = shop.token(self.subject, self.roles, ids[self.tenant])
         edge = shop.edge(tenant=self.host, token=token)
+        if self.key:
+            edge.headers["X-API-Key"] = self.key
         if self.cart:
             edge.headers["X-Cart-Token"] = self.cart
         return edge
@@ -283,6 +366,13 @@ def personas(world):
         Persona("another customer", tenant="demo", roles=["customer"], subject=other),
         Persona("staff without permissions", tenant="demo", roles=["staff"], subject=user("demo", "admin@example.com")),
     ]
+    for kind, key in world.keys.items():
+        roles = ["service", *PERMISSIONS] if kind == "secret" else ["publishable"]
+        found.append(Persona(f"a {kind} key of acme at demo's host", tenant="acme", roles=roles, key=key))
+    found.append(Persona("a secret key of acme at home", "acme", "acme", ["service", *PERMISSIONS], key=world.keys["secret"]))
+    frozen = shop.token(world.victim_id, ["staff", "owner"], world.frozen)
+    found += [Persona("somebody at a suspended shop", "frozen", suspended=True),
+              Persona("the owner of a suspended shop", "frozen", token=frozen, suspended=True)]
     for tenant, twin in (("acme", False), ("globex", True)):
         customer, admin = user(tenant, "test@example.com"), user(tenant, "admin@example.com")
         (owner, _), = shop.customers(1, tenant)
