@@ -162,7 +162,7 @@ def test_changes_reach_postgresql_and_the_outbox(shop, buyer):
     add(buyer, PLAIN, 2)
     buyer.delete(f"{ITEMS}/{PLAIN}")
     saved(shop, buyer)
-    events = shop.rows("SELECT topic, payload FROM event.outbox WHERE aggregate_id = %s ORDER BY id", f"u:{buyer.user_id}")
+    events = shop.rows("SELECT topic, payload::json AS payload FROM event.outbox WHERE aggregate_id = %s ORDER BY id", f"u:{buyer.user_id}")
     assert [(e["topic"], e["payload"]["action"], e["payload"]["affected_product_id"]) for e in events] == [
         ("cart.updated", "add", PLAIN), ("cart.updated", "remove", PLAIN)]
     assert events[0]["payload"]["user_id"] == buyer.user_id
@@ -207,7 +207,8 @@ def test_an_ordered_cart_is_replaced_at_the_next_view(shop, buyer):
 def test_the_sweep_tells_of_an_abandoned_cart_once(shop, buyer):
     add(buyer, PLAIN)
     saved(shop, buyer)
-    with shop.db() as db:
+    # the housekeeping does not see it before it was told of
+    with shop.db() as db, db.transaction():
         db.execute("UPDATE shop.cart_backup SET updated_at = now() - interval '2 days' WHERE owner = %s",
                    (f"u:{buyer.user_id}",))
         db.execute("SET ROLE commerce_edge")
@@ -320,6 +321,6 @@ def test_a_checkout_tells_once_of_its_cart(shop):
     wait_for(lambda: shop.value("SELECT document -> 'items' = '[]' FROM shop.cart_backup WHERE owner = %s", owner), 10,
              "the emptied cart is backed up")
     actions = [row["action"] for row in shop.rows(
-        "SELECT payload ->> 'action' AS action FROM event.outbox WHERE topic = 'cart.updated' AND aggregate_id = %s "
+        "SELECT payload::json ->> 'action' AS action FROM event.outbox WHERE topic = 'cart.updated' AND aggregate_id = %s "
         "ORDER BY id", owner)]
     assert actions == ["add", "clear"]

@@ -1,11 +1,8 @@
 """The catalogue through the edge: the contract's parameters, conditional requests, caches, import."""
 
 import json
-import os
 
-import pytest
-
-from test_sql_catalogue import DUMMYJSON
+from shared import shared
 
 
 def ids(answer):
@@ -105,9 +102,8 @@ def test_import(staff, anyone):
     assert len(staff.get("/api/v1/admin/export?limit=2").json()["data"]) == 2
 
 
-@pytest.mark.skipif(not os.path.exists(DUMMYJSON), reason="the DummyJSON catalogue is not here")
 def test_dummyjson(shop, anyone):
-    acme, body = shop.staff(tenant="acme"), open(DUMMYJSON, encoding="utf-8").read()
+    acme, body = shop.staff(tenant="acme"), shared("catalogue", "dummyjson", "products.json").read_text(encoding="utf-8")
     shop.rows("UPDATE shop.tenant SET currency = 'USD' WHERE slug = 'acme' RETURNING 1")
     report = acme.post("/api/v1/admin/import", content=body, headers={"Content-Type": "application/json"}, timeout=60)
     assert report.status_code == 200, report.text
@@ -135,12 +131,12 @@ def test_an_external_id_is_of_one_product(shop, staff):
     assert one["external_id"] == "outside-1"
 
 
-@pytest.mark.skipif(not os.path.exists(DUMMYJSON), reason="the DummyJSON catalogue is not here")
 def test_a_foreign_catalogue_comes_beside_the_demo_s(shop, staff, anyone):
     """Nothing of the demo is overwritten: its products have ids of their own."""
+    body = shared("catalogue", "dummyjson", "products.json").read_bytes()
     before = shop.value("SELECT count(*) FROM shop.product WHERE tenant_id = 1 AND deleted_at IS NULL")
     name = anyone.get("/api/v1/products/1").json()["name"]
-    report = staff.post("/api/v1/admin/import", content=open(DUMMYJSON, "rb").read(),
+    report = staff.post("/api/v1/admin/import", content=body,
                         headers={"Content-Type": "application/json"}, timeout=60).json()
     assert (report["imported"], report["updated"], report["failed"]) == (194, 0, 0), report
     assert shop.value("SELECT count(*) FROM shop.product WHERE tenant_id = 1 AND deleted_at IS NULL") == before + 194

@@ -11,7 +11,7 @@ import h2.events
 import h2.exceptions
 import pytest
 
-from stack import free_ports, wait_for
+from stack import SLOW, free_ports, source_address, wait_for
 
 LOGIN = b'{"email":"nobody@example.com","password":"password"}'
 
@@ -19,8 +19,8 @@ LOGIN = b'{"email":"nobody@example.com","password":"password"}'
 class Wire:
     """One HTTP/1.1 connection, read strictly: a byte too many or too few is an error."""
 
-    def __init__(self, shop, timeout=20):
-        self.socket = socket.create_connection(("127.0.0.1", shop.port), timeout=timeout)
+    def __init__(self, shop, timeout=20 * SLOW):
+        self.socket = shop.connect(timeout)
         self.file = self.socket.makefile("rb")
 
     def __enter__(self):
@@ -208,8 +208,8 @@ def test_behind_rewrite_and_auth_request(shop):
 class Two:
     """An HTTP/2 client with prior knowledge."""
 
-    def __init__(self, port, timeout=20):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+    def __init__(self, port, timeout=20 * SLOW):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout, source_address=(source_address(), 0))
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self.h2.initiate_connection()
         self.answers = {}

@@ -3,7 +3,10 @@
 import concurrent.futures
 import json
 import re
+import secrets
+import uuid
 
+import httpx
 import pytest
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -59,6 +62,7 @@ def test_unknown_methods(shop):
     for method in (b"TRACE", b"CONNECT", b"BREW", b"PROPFIND"):
         answer = shop.raw(method + b" /api/v1/products HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert re.match(rb"HTTP/1\.1 (400|405|501) ", answer), answer[:200]
+        assert method != b"TRACE" or (b" 405 " in answer and re.search(rb"\r\nAllow: GET, .*OPTIONS\r\n", answer)), answer
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready", "/info", "/api/v1/products",
@@ -214,7 +218,7 @@ def test_a_body_in_pieces_is_one_body(shop):
     head = (b"POST /api/v1/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n")
     body = b"".join(b"1\r\n%c\r\n" % c for c in LOGIN) + b"0\r\n\r\n"
-    answer = shop.raw(head + body, timeout=10)
+    answer = shop.raw(head + body)
     assert answer.split()[1] == b"401", answer[:300]
 
 
@@ -250,7 +254,14 @@ def test_quantities(customer, quantity, status):
 
 def test_a_price_of_the_client_is_refused(customer):
     answer = customer.post("/api/v1/cart/items", json={"product_id": 1, "quantity": 1, "unit_price": 1})
-    assert problem(answer, 422)["errors"][0]["pointer"] == "/unit_price"
+    refused = problem(answer, 422)
+    assert refused["errors"][0]["pointer"] == "/unit_price"
+    assert refused["detail"] == "/unit_price is not known here; members are product_id, variant_id, quantity."
+
+
+def test_the_body_as_a_whole_is_named(customer):
+    refused = problem(customer.post("/api/v1/cart/items", json=[]), 422)
+    assert refused["errors"][0]["pointer"] == "" and refused["detail"] == "The body must be an object."
 
 
 @pytest.mark.parametrize("query, status", [
@@ -362,6 +373,43 @@ def test_idempotency_key(shop, customer):
     # a key is its owner's
     neighbour = shop.user("admin@example.com").post("/api/v1/cart/items", json=body, headers=headers)
     assert "idempotent-replayed" not in neighbour.headers
+
+
+def test_a_kept_answer_is_not_in_the_log_of_the_database(shop, customer):
+    """Answers hold names and addresses; PostgreSQL logs what is raised."""
+    street = f"{uuid.uuid4()} Street"
+    answers = [customer.post("/api/v1/users/addresses", headers={"Idempotency-Key": "an-address"}, json={
+        "type": "SHIPPING", "name": "N.", "line1": street, "city": "Berlin", "country": "DE"}) for _ in range(2)]
+    assert [a.status_code for a in answers] == [201, 201] and answers[0].text == answers[1].text
+    assert answers[1].headers["idempotent-replayed"] == "true" and answers[1].headers["Location"] == answers[0].headers["Location"]
+    log = (shop.folder / "logs" / "postgres.log").read_text(errors="replace")
+    assert "The answer is kept under this key." in log and street not in log
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "idempotency-KEY", "If-Match", "If-None-Match", "X-Cart-Token", "Content-Type"])
+def test_headers_that_may_come_once(shop, customer, name):
+    """Nobody may choose which of two counts; the same value twice is two, too."""
+    value = "application/json" if name == "Content-Type" else secrets.token_hex(8)
+    before = shop.value("SELECT count(*) FROM shop.address")
+    for more in (value, value + "x"):
+        headers = [*customer.headers.items(), (name, value), (name, more)]
+        answer = customer.send(httpx.Request("POST", customer.base_url.join("/api/v1/users/addresses"), headers=headers, json={
+            "type": "SHIPPING", "name": "A", "line1": "1", "city": "B", "country": "DE"}))
+        # nginx refuses conditions itself
+        assert problem(answer, 400)["code"] == ("bad-request" if name.startswith("If-") else "duplicate-header")
+    assert shop.value("SELECT count(*) FROM shop.address") == before
+
+
+def test_headers_that_may_come_again(anyone, customer):
+    """Lists go on in another line; of two traces none is believed."""
+    for lines in (["wait=1", "return=minimal"], ["return=minimal", "wait=1"], ["a, b", "c", "return=minimal"]):
+        headers = [*customer.headers.items(), *(("Prefer", line) for line in lines)]
+        answer = customer.send(httpx.Request("POST", customer.base_url.join("/api/v1/users/addresses"), headers=headers, json={
+            "type": "SHIPPING", "name": "A", "line1": "1", "city": "B", "country": "DE"}))
+        assert (answer.status_code, answer.headers["Preference-Applied"], answer.content) == (201, "return=minimal", b"")
+    headers = [*anyone.headers.items(), ("X-Correlation-ID", "one"), ("X-Correlation-ID", "two")]
+    answer = anyone.send(httpx.Request("GET", anyone.base_url.join("/api/v1/products/1"), headers=headers))
+    assert answer.status_code == 200 and answer.headers["X-Correlation-ID"] not in ("one", "two")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "two words", "é"])

@@ -15,7 +15,7 @@ import time
 import httpx
 import pytest
 
-from stack import MODE, complete, wait_for
+from stack import SLOW, complete, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def redis_pid(shop):
 
 def is_ready(shop):
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{shop.url}/health/ready", timeout=5)
+        return httpx.get(f"{shop.url}/health/ready")
 
 
 # ---- reload, upgrade, crash ----
@@ -109,7 +109,7 @@ class Persistent:
         s, used = None, False
         while not stop.is_set():
             if s is None:
-                s, used = socket.create_connection(self.address, timeout=20), False
+                s, used = socket.create_connection(self.address, timeout=20 * SLOW), False
             answer = b""
             try:
                 s.sendall(self.request)
@@ -137,7 +137,7 @@ class Persistent:
 
 def test_reload_and_clients_that_keep_their_connections(shop, capsys):
     """No answer is cut.  nginx closes connections that idle at QUIT, ours as those of a location without the module."""
-    with shop.configured(server="location = /stock { return 200 ok; }"):
+    with shop.configured(server="location = /stock { return 200 ok; }", limits=None):
         clients = {path: [Persistent(shop, path) for _ in range(4)]
                    for path in ("/api/v1/products/1", "/api/v1/products?limit=3", "/stock")}
         everyone = [client for group in clients.values() for client in group]
@@ -165,21 +165,20 @@ def test_reload_and_clients_that_keep_their_connections(shop, capsys):
 
 def test_old_workers_leave_in_time_whatever_clients_do(shop, probes):
     """A statement that runs longer, a body that does not come, an idle connection: none keeps a worker."""
-    short = (r"worker_shutdown_timeout\s+\d+s", "worker_shutdown_timeout 2s")
-    with shop.configured(**probes, replace=[short]):
-        clients = [socket.create_connection(("127.0.0.1", shop.port), timeout=30) for _ in range(4)]
-        clients[0].sendall(request("GET", "/api/v1/probe/slow?ms=20000"))
-        clients[1].sendall(request("GET", "/api/v1/probe/slow?ms=20000"))
+    # nothing else would end them while the test waits
+    replace = [(r"worker_shutdown_timeout\s+\d+s", "worker_shutdown_timeout 2s"), (r"client_body_timeout\s+\w+", "client_body_timeout 20m"),
+               (r"statement_timeout=25s timeout=30s", "statement_timeout=9m timeout=10m")]
+    with shop.configured(**probes, replace=replace):
+        clients = [shop.connect() for _ in range(4)]
+        clients[0].sendall(request("GET", "/api/v1/probe/slow?ms=500000"))
+        clients[1].sendall(request("GET", "/api/v1/probe/slow?ms=500000"))
         clients[2].sendall(b"POST /api/v1/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                            b"Content-Length: 100\r\n\r\n{")
         wait_for(lambda: shop.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'commerce_edge' "
                                     "AND state = 'active'") == 2, 10, "the statements run")
         old = shop.reload()
-        began = time.monotonic()
         assert shop.edge().get("/api/v1/products/1").status_code == 200
         wait_for(lambda: not old & set(shop.workers(leaving=True)), 25, "the old workers are gone")
-        if MODE == "plain":
-            assert time.monotonic() - began < 15
         for client in clients:
             with contextlib.suppress(ConnectionError):
                 answer = client.recv(100)
@@ -287,7 +286,7 @@ def test_killed_workers_lose_and_duplicate_no_order(shop):
         user, token = crowd[number]
         for i in range(wanted):
             key = f"kill-{number}-{i}"
-            for _ in range(200):
+            for _ in range(2000):
                 try:
                     with shop.edge(token=token, limits=httpx.Limits(max_keepalive_connections=0)) as edge:
                         answer = edge.post("/api/v1/orders", headers={"Idempotency-Key": key},
@@ -369,8 +368,8 @@ def test_postgres_lost_under_load(shop):
         wait_for(lambda: 200 in seen, 10)
         shop.kill("postgres")
         wait_for(lambda: 503 in seen, 10)
-        ready = is_ready(shop)
-        assert (ready.status_code, ready.json()["services"]["postgres"]) == (503, False)
+        # each worker learns it by itself
+        wait_for(lambda: (ready := is_ready(shop)) and (ready.status_code, ready.json()["services"]["postgres"]) == (503, False), 10)
         shop.start("postgres")
         shop.ready(15)
         count = len(seen)
@@ -511,21 +510,12 @@ def test_redis_flushed_and_lost_while_all_buy(shop):
     assert edge.get("/api/v1/cart").json()["items"] == lines["items"]
 
 
-def timed(call):
-    """Of each request: its status, and how long it took."""
-    def run(edge):
-        began = time.monotonic()
-        status = call(edge)
-        return status, time.monotonic() - began
-    return run
-
-
 def tree(pid):
     return [pid, *(int(c) for c in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def test_postgres_stands_still(shop):
-    """Nothing waits longer than its lane's deadline, and all is well again when PostgreSQL goes on."""
+    """Nobody waits until it goes on: a lane's deadline answers, and all is well again when PostgreSQL goes on."""
     shop.expect_log(r"PostgreSQL .* connection lost")
     user, token = shop.customers(1)[0]
 
@@ -539,31 +529,27 @@ def test_postgres_stands_still(shop):
         return edge.post("/api/v1/orders", json={"items": [{"product_id": 15, "quantity": 1}]}, headers={
             "Authorization": f"Bearer {token}", "Idempotency-Key": f"still-{time.monotonic_ns()}"}).status_code
 
-    with load(shop, timed(ask)) as reads, load(shop, timed(write), threads=2) as writes:
+    with shop.configured(deadlines=True), load(shop, ask) as reads, load(shop, write, threads=2) as writes:
         wait_for(lambda: len(reads) > 10 and writes, 20)
         with frozen(tree(int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0]))):
-            wait_for(lambda: (503 in [r[0] for r in reads[-8:]]) and (503 in [w[0] for w in writes]), 60, "503")
+            wait_for(lambda: 503 in reads[-8:] and 503 in writes, 60, "503")
             assert shop.edge().get("/health/live").status_code == 200
             wait_for(lambda: is_ready(shop).status_code == 503, 20, "readiness says no")
         count = len(reads)
-        wait_for(lambda: len(reads) > count + 20 and {r[0] for r in reads[-20:]} == {200}, 30, "good answers again")
-        wait_for(lambda: writes[-1][0] == 201, 30, "orders again")
-    assert {r[0] for r in reads + writes} <= {200, 201, 409, 503}, {str(r[0]) for r in reads + writes}
-    if MODE == "plain":
-        # deadlines are 3 s for reads and 5 s for writes, which are two of a lane; the rest is a busy machine
-        assert max(took for _, took in reads) < 8 and max(took for _, took in writes) < 14
-    assert shop.value("SELECT count(*) FROM shop.orders WHERE user_id = %s", user) >= \
-        sum(status == 201 for status, _ in writes)
+        wait_for(lambda: len(reads) > count + 20 and set(reads[-20:]) == {200}, 30, "good answers again")
+        wait_for(lambda: writes[-1] == 201, 30, "orders again")
+    assert set(reads + writes) <= {200, 201, 409, 503}, set(map(str, reads + writes))
+    assert shop.value("SELECT count(*) FROM shop.orders WHERE user_id = %s", user) >= writes.count(201)
 
 
 def test_redis_stands_still(shop):
-    """Its deadline is half a second: carts go on in PostgreSQL, and return."""
+    """Nobody waits until it goes on: after its deadline carts go on in PostgreSQL, and they return."""
     user, token = shop.customers(1)[0]
 
     def read(edge):
         return edge.get("/api/v1/cart", headers={"Authorization": f"Bearer {token}"}).status_code
 
-    with load(shop, timed(read)) as seen:
+    with shop.configured(deadlines=True), load(shop, read) as seen:
         wait_for(lambda: len(seen) > 20, 20)
         with frozen([redis_pid(shop)]):
             wait_for(lambda: is_ready(shop).json()["services"]["redis"] is False, 20, "health says that Redis is gone")
@@ -572,20 +558,29 @@ def test_redis_stands_still(shop):
         wait_for(lambda: is_ready(shop).json()["services"]["redis"], 30, "health says that Redis is back")
         count = len(seen)
         wait_for(lambda: len(seen) > count + 20, 20)
-    assert {status for status, _ in seen} == {200}
-    if MODE == "plain":
-        assert max(took for _, took in seen) < 6
+    assert set(seen) == {200}
 
 
 # ---- clients that leave ----
 
 
+def is_read(shop, s):
+    """nginx has accepted the connection and has read all that was sent, or is rid of it."""
+    port = s.getsockname()[1]
+    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        field = line.split()
+        if (int(field[1].split(":")[1], 16), int(field[2].split(":")[1], 16)) == (shop.port, port):
+            return field[9] != "0" and int(field[4].split(":")[1], 16) == 0
+    return True
+
+
 def leave(shop, data, wait=0.0):
-    """Sends bytes and goes, by RST: at once, or after so many seconds."""
-    s = socket.create_connection(("127.0.0.1", shop.port))
+    """Sends bytes and goes, by RST, which takes away what was not read: at once, or so many seconds after it was read."""
+    s = shop.connect()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     s.sendall(data)
     if wait:
+        wait_for(lambda: is_read(shop, s), 20, "the request is read")
         time.sleep(wait)
     s.close()
 
@@ -729,47 +724,40 @@ def test_a_full_pool_refuses_at_once(shop, probes):
     small = (r"(commerce_postgres\s+read[^;]*?)connections=\d+ depth=\d+ queue=\d+",
              r"\1connections=1 depth=1 queue=4")
     with shop.configured(**probes, replace=[small]):
-        edges = [shop.edge() for _ in range(50)]
-        start = threading.Barrier(50)
+        sockets = [shop.connect() for _ in range(50)]
+        wanted = request("GET", "/api/v1/probe/sleep?ms=1000")
 
-        def ask(edge):
-            start.wait()
-            return edge.get("/api/v1/probe/sleep?ms=700")
+        def answer(s):
+            text = b""
+            while not complete(text):
+                chunk = s.recv(65536)
+                assert chunk, text
+                text += chunk
+            return text.decode()
 
+        # as good as at once, however slow the machine is: what comes when another one has ended finds room
+        for s in sockets:
+            s.sendall(wanted)
         with concurrent.futures.ThreadPoolExecutor(50) as pool:
-            jobs = [pool.submit(ask, edge) for edge in edges]
+            jobs = [pool.submit(answer, s) for s in sockets]
             while not all(job.done() for job in jobs):
                 # the event loop is free, and readiness knows no more of it than before
                 assert shop.edge().get("/health/live").status_code == 200
             answers = [job.result() for job in jobs]
-        counts = {status: [a for a in answers if a.status_code == status] for status in (200, 503)}
-        assert sum(map(len, counts.values())) == 50, {a.status_code for a in answers}
+        for s in sockets:
+            s.close()
+        counts = {status: [a for a in answers if a.startswith(f"HTTP/1.1 {status} ")] for status in (200, 503)}
+        assert sum(map(len, counts.values())) == 50, {a.splitlines()[0] for a in answers}
         # two workers with one statement under way and four that wait, and what came after the first was done
         assert 2 <= len(counts[200]) <= 20
-        assert all(int(a.headers["retry-after"]) >= 1 for a in counts[503])
-        assert all(a.headers["content-type"] == "application/problem+json" for a in counts[503])
+        assert all(re.search(r"(?i)\r\nretry-after: [1-9]", a) for a in counts[503])
+        assert all("\r\ncontent-type: application/problem+json\r\n" in a.lower() for a in counts[503])
         wait_for(lambda: shop.edge().get("/api/v1/probe/sleep?ms=0").status_code == 200, 10)
 
 
 def test_a_deadline_holds(shop, probes):
     short = (r"(commerce_postgres\s+read[^;]*?)statement_timeout=\w+ timeout=\w+", r"\1statement_timeout=500ms timeout=1s")
     with shop.configured(**probes, replace=[short]):
-        began = time.monotonic()
-        answer = shop.edge().get("/api/v1/probe/sleep?ms=4000")
+        answer = shop.edge().get("/api/v1/probe/sleep?ms=600000")
         assert answer.status_code in (503, 504), answer.text
-        if MODE == "plain":
-            assert time.monotonic() - began < 3
         wait_for(lambda: shop.edge().get("/api/v1/probe/sleep?ms=0").status_code == 200, 10)
-
-
-def test_too_many_logins(shop):
-    """Two workers, two threads each, sixteen places to wait: the rest is refused, not queued."""
-    def login(_):
-        with shop.edge(timeout=60) as edge:
-            return edge.post("/api/v1/auth/login", json={"email": "test@example.com", "password": "wrong-one"})
-
-    with concurrent.futures.ThreadPoolExecutor(80) as pool:
-        answers = list(pool.map(login, range(80)))
-    statuses = {a.status_code for a in answers}
-    assert statuses == {401, 503}, statuses
-    assert all("retry-after" in a.headers for a in answers if a.status_code == 503)

@@ -5,6 +5,8 @@ import uuid
 
 import pytest
 
+from stack import source_address
+
 CART, CHECKOUT, ORDERS = "/api/v1/cart/items", "/api/v1/checkout", "/api/v1/orders"
 WHERE = {"type": "SHIPPING", "name": "Ann", "line1": "1 Road", "city": "Town", "country": "DE"}
 
@@ -126,6 +128,27 @@ def test_pages_of_orders(shop, other, product):
     assert other.get(path, params={"limit": 101}).status_code in (400, 422)
 
 
+def test_a_shop_says_how_it_is_paid(shop, customer, product):
+    """The demo takes manual and simulated, a shop that says nothing takes manual, and one that leaves it out does not."""
+    def buy(edge, method, product):
+        answer = edge.post(ORDERS, json={"items": [{"product_id": product, "quantity": 1}], "payment_method": method}, headers=key())
+        return answer.status_code, answer.json().get("code")
+
+    assert buy(customer, "manual", product) == (201, None)
+    assert buy(customer, "simulated", product) in ((201, None), (402, "payment-declined"))
+    assert buy(customer, "stripe", product) == (422, "payment-method-unknown")
+
+    with shop.staff("acme") as staff:
+        mine = staff.post("/api/v1/products", json={"name": "Paid", "slug": "paid", "sku": "PAID", "stock": 9,
+                                                    "price": {"amount": 100, "currency": "EUR"}}).json()["id"]
+        buyer = shop.user(tenant="acme")
+        assert buy(buyer, "manual", mine) == (201, None)
+        assert buy(buyer, "simulated", mine) == (422, "payment-method-unknown")
+        staff.patch("/api/v1/admin/settings", json={"payments": {"methods": ["simulated"]}},
+                    headers={"If-Match": staff.get("/api/v1/admin/settings").headers["ETag"]}).raise_for_status()
+        assert buy(buyer, "manual", mine) == (422, "payment-method-unknown")
+
+
 def test_levels_are_for_staff(shop, customer, staff):
     seen = staff.get("/api/v1/inventory/2").json()
     level = seen["variants"][0]["levels"][0]
@@ -181,7 +204,17 @@ def test_interactions(shop, customer, anyone):
     assert anyone.post("/api/v1/interactions", json=body).status_code == 202
     rows = shop.rows("SELECT user_id::text, metadata FROM shop.interaction WHERE action = 'share' ORDER BY id")
     assert [r["user_id"] for r in rows] == [customer.user_id, None] and rows[0]["metadata"] == {"to": "friend"}
-    events = shop.rows("SELECT payload FROM event.outbox WHERE topic = 'user.interaction' AND payload ->> 'action' = 'share'")
+    events = shop.rows("SELECT payload::json AS payload FROM event.outbox WHERE topic = 'user.interaction' AND payload::json ->> 'action' = 'share'")
     assert len(events) == 2
     assert anyone.post("/api/v1/interactions", json={"product_id": 1, "action": "steal"}).status_code == 422
     assert code(anyone.post("/api/v1/interactions", json={"product_id": 999999999, "action": "view"})) == (404, "not-found")
+
+    # a repetition under a key is not a second one; a guest without a token is known by the address
+    with shop.edge(address=source_address()) as guest:
+        for edge in (customer, guest):
+            for path, again in (("", {"product_id": 1, "action": "click"}), ("/batch", {"interactions": [{"product_id": 1, "action": "click"}] * 2})):
+                answers = [edge.post(f"/api/v1/interactions{path}", json=again, headers={"Idempotency-Key": f"clicked{path}"}) for _ in range(3)]
+                assert {a.status_code for a in answers} == {202} and len({a.text for a in answers}) == 1
+                assert [a.headers.get("idempotent-replayed") for a in answers] == [None, "true", "true"]
+    assert shop.value("SELECT count(*) FROM shop.interaction WHERE action = 'click'") == 6
+    assert shop.value("SELECT count(*) FROM event.outbox WHERE topic = 'user.interaction' AND payload::json ->> 'action' = 'click'") == 6

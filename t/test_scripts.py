@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import stat
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import psycopg
 import pytest
 
+from shared import shared
 from stack import ROOT
 
 SCRIPTS = sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file() and os.access(p, os.X_OK))
@@ -16,7 +18,7 @@ SCRIPTS = sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file() and os.a
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_every_script_explains_itself(script):
-    done = subprocess.run([script, "--help"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20)
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout
 
@@ -42,6 +44,20 @@ def test_the_edge_role_may_do_nothing_else(shop):
                           "SELECT pg_read_file('/etc/passwd')", "COPY (SELECT 1) TO PROGRAM 'true'"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 db.execute(statement)
+
+
+def test_the_edge_goes_before_the_backends(shop):
+    status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
+    rights = int(re.search(r"CapEff:\s+(\w+)", status)[1], 16)
+    if not rights >> 23 & 1:
+        pytest.skip("CAP_SYS_NICE is not here to be given")
+    master = (shop.folder / "nginx" / "nginx.pid").read_text().strip()
+    workers = pathlib.Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    assert workers and {os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in [master, *workers]} == {-5}
+    # of its session, where the kernel shares the cores between sessions; CAP_SYS_ADMIN: may say it at any time
+    session = pathlib.Path(f"/proc/{master}/autogroup")
+    if rights >> 21 & 1 and session.exists():
+        assert session.read_text().split()[-2:] == ["nice", "-5"]
 
 
 def test_env_is_for_the_shell(shop):
@@ -112,15 +128,11 @@ def test_import_tells_why_nothing_was_imported(shop, tmp_path):
 
 def test_a_real_catalogue_imports_completely(shop):
     """DummyJSON's 194 products, where that file is at hand."""
-    places = [parent / "shared/data/catalogue/dummyjson/products.json" for parent in ROOT.parents]
-    path = next((place for place in places if place.exists()), None)
-    if path is None:
-        pytest.skip(f"there is no {places[0]}")
+    path = shared("catalogue", "dummyjson", "products.json")
     done = shop.run("--tenant", "globex", path, script="scripts/import")
     assert "194 rows: 194 new, 0 changed, 0 unchanged, 0 failed; 582 reviews" in done.stdout
     found = shop.edge(tenant="globex").get("/api/v1/products", params={"search": "mascara"}).json()["data"]
     assert any("Mascara" in product["name"] for product in found)
-    with open(path, encoding="utf-8") as f:
-        products = json.load(f)
+    products = json.loads(path.read_text(encoding="utf-8"))
     stock = shop.value("SELECT sum(on_hand)::int FROM shop.stock WHERE tenant_id = 3")
     assert stock == sum(product["stock"] for product in products)

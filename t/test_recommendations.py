@@ -1,0 +1,596 @@
+"""Recommendations (L1 to L3, L5, L11, L12, L15): the table in shared memory, what customers did, what is shown."""
+
+import concurrent.futures
+import os
+import pathlib
+import random
+import re
+import shutil
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+
+from stack import ROOT, wait_for
+
+TRAIN = ROOT / "objs" / "commerce-train"
+GROUPS = 6          # of products that the same customers buy
+
+
+@pytest.fixture(scope="module")
+def products(shop):
+    with shop.db() as db:
+        return [dict(row) for row in db.execute(
+            "SELECT p.id, p.name, coalesce(c.slug, '') AS category, p.category_id FROM shop.product p "
+            "LEFT JOIN shop.category c ON c.tenant_id = p.tenant_id AND c.id = p.category_id "
+            "WHERE p.tenant_id = 1 AND p.deleted_at IS NULL ORDER BY p.id")]
+
+
+def group(product):
+    return product["id"] % GROUPS
+
+
+class Tables:
+    """Trains and publishes as an operator does."""
+
+    def __init__(self, shop, products):
+        self.shop, self.products, self.generation = shop, products, 0
+        self.folder = shop.folder / "tables"
+
+    def train(self, tenant=1, leave_out=(), texts=True, generation=None, favourite=None):
+        """A table by customers who each buy in one group; favourite: everybody has this product too."""
+        self.generation = generation or self.generation + 1
+        rng, now = random.Random(7), int(time.time())
+        members = [[p for p in self.products if group(p) == g and p["id"] not in leave_out] for g in range(GROUPS)]
+        work = self.shop.folder / f"train.{self.generation}"
+        work.mkdir(exist_ok=True)
+        with (work / "events.tsv").open("w") as f:
+            for user in range(600):
+                for product in rng.sample(members[user % GROUPS], 5):
+                    f.write(f"u{user}\t{product['id']}\t{now - rng.randrange(40 * 86400)}\tpurchase\n")
+                if favourite:
+                    f.write(f"u{user}\t{favourite}\t{now - rng.randrange(86400)}\tpurchase\n")
+        arguments = ["--train", work / "events.tsv", "--out", work / "table.sim", "--tenant", tenant, "--no-evaluate",
+                     "--generation", self.generation, "--quiet"]
+        if texts:
+            with (work / "items.tsv").open("w") as f:
+                for p in self.products:
+                    f.write(f"{p['id']}\t{p['name']} {p['category']}\t{p['category_id'] or ''}\n")
+            arguments += ["--items", work / "items.tsv"]
+        subprocess.run([TRAIN, "fit", *map(str, arguments)], check=True, capture_output=True)
+        return work / "table.sim"
+
+    def put(self, data, tenant=1):
+        """By rename(), an older time so that nothing is taken for half-written."""
+        temporary = self.folder / f".{tenant}.new"
+        temporary.write_bytes(data if isinstance(data, bytes) else pathlib.Path(data).read_bytes())
+        os.utime(temporary, (time.time() - 5, time.time() - 5 + random.random()))
+        temporary.rename(self.folder / f"{tenant}.sim")
+
+    def shown(self, generation, tenant="demo"):
+        wait_for(lambda: status(self.shop, tenant).get("generation") == generation, 20, f"generation {generation} is shown")
+
+    def publish(self, **options):
+        self.put(self.train(**options), options.get("tenant", 1))
+        self.shown(self.generation)
+        return self.generation
+
+
+@pytest.fixture(scope="module")
+def tables(shop, products):
+    return Tables(shop, products)
+
+
+@pytest.fixture(scope="module")
+def trained(tables):
+    if not tables.generation:
+        tables.publish()
+    return tables
+
+
+def status(shop, tenant="demo"):
+    with shop.edge(tenant=tenant) as edge:
+        return edge.get("/api/v1/recommendations/status").json()
+
+
+def listed(client, path="/api/v1/recommendations", **params):
+    answer = client.get(path, params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def ids(cards):
+    return [card["id"] for card in cards]
+
+
+# ---- before anything is trained ----
+
+def test_untrained_shops_say_so_and_show_what_is_popular(shop, tables):
+    assert tables.generation == 0, "this test comes first"
+    assert status(shop) == {"status": "not_trained", "refused": 0}
+    with shop.edge() as edge:
+        body = edge.get("/api/v1/recommendations").json()
+        assert body["model"] is None and len(body["data"]) == 10
+        assert {card["source"] for card in body["data"]} == {"popular"}
+        assert all(card["name"] and card["price"]["amount"] and card["image"] and card["in_stock"] for card in body["data"])
+        product = body["data"][0]
+        alike = listed(edge, f"/api/v1/products/{product['id']}/similar")
+        assert alike and product["id"] not in ids(alike)
+        assert {card["category"]["id"] for card in alike} == {product["category"]["id"]}
+        assert listed(edge, "/api/v1/products/trending", limit=3)
+        slug = product["category"]["slug"]
+        assert {c["category"]["slug"] for c in listed(edge, "/api/v1/products/trending", category=slug)} == {slug}
+        assert edge.get("/api/v1/products/trending", params={"category": "no-such"}).status_code == 404
+        assert edge.get("/api/v1/products/999999999/similar").status_code == 404
+        health = edge.get("/health").json()
+    assert health["checks"]["ml_engine"] == "not_trained"
+
+
+# ---- what is recommended ----
+
+def test_status_and_health_tell_version_and_age(shop, trained):
+    told = status(shop)
+    assert (told["status"], told["generation"]) == ("ready", trained.generation)
+    assert 0 <= told["age_seconds"] < 600
+    assert told["models"] == {"collaborative": "ridge", "content": "tfidf"}
+    with shop.edge() as edge:
+        health = edge.get("/health").json()
+    assert health["checks"]["ml_engine"] == "healthy"
+    assert health["recommendations"]["tables"] == 1
+    assert health["recommendations"]["generation"] == trained.generation
+
+
+def test_similar_products_are_those_bought_together(shop, trained, products):
+    hits = total = 0
+    with shop.edge() as edge:
+        for product in products[:12]:
+            cards = listed(edge, f"/api/v1/products/{product['id']}/similar")
+            assert len(cards) == 5 and product["id"] not in ids(cards)
+            assert [c["score"] for c in cards] == sorted((c["score"] for c in cards), reverse=True)
+            hits += sum(card["id"] % GROUPS == group(product) for card in cards)
+            total += len(cards)
+    assert hits / total > 0.8
+
+
+def test_an_interaction_changes_the_next_answer(shop, trained, products):
+    """New customers see what is popular; one view later what goes with it, whichever worker answers."""
+    customer = shop.user()
+    before = listed(customer)
+    assert {card["source"] for card in before} == {"popular"}
+    for product in (products[7], products[20], products[41]):
+        assert customer.post("/api/v1/interactions", json={"product_id": product["id"], "action": "view"}).status_code == 202
+        top = listed(customer, limit=3, explain=True)
+        assert top[0]["id"] % GROUPS == group(product), "what was looked at last counts most"
+        assert top[0]["explanation"]["because_of"] == product["id"]
+        assert top[0]["explanation"]["event"] == "view"
+        assert sum(top[0]["explanation"]["components"].values()) == pytest.approx(1, abs=0.01)
+        assert product["id"] not in ids(listed(customer))
+        for _ in range(6):
+            with shop.edge(headers=dict(customer.headers)) as other:
+                assert ids(listed(other, limit=3)) == ids(top)
+
+
+def test_interactions_come_in_batches(shop, trained, products):
+    """In the order in which they happened; what is not there is told, and costs the others nothing."""
+    user, token = shop.customers(1)[0]
+    customer = shop.edge(token=token)
+    batch = [{"product_id": products[13]["id"], "action": "view"}, {"product_id": 10 ** 12, "action": "view"},
+             {"product_id": products[22]["id"], "action": "click", "metadata": {"from": "search"}}]
+    assert {card["source"] for card in listed(customer)} == {"popular"}
+    answer = customer.post("/api/v1/interactions/batch", json={"interactions": batch})
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 2, "rejected": [1]})
+    # the very next answer is made of both
+    assert {card["explanation"]["because_of"] for card in listed(customer, explain=True)} == {products[13]["id"], products[22]["id"]}
+    rows = shop.rows("SELECT product_id, action, metadata FROM shop.interaction WHERE tenant_id = 1 AND user_id = %s ORDER BY id DESC "
+                     "LIMIT 2", user)
+    assert [(r["product_id"], r["action"], r["metadata"]) for r in rows] == [
+        (products[22]["id"], "click", {"from": "search"}), (products[13]["id"], "view", None)]
+    assert customer.post("/api/v1/interactions/batch", json={"interactions": batch[1:2]}).status_code == 404
+    for bad in ([], batch * 17, [{"product_id": 1, "action": "buy"}], [{"action": "view"}]):
+        assert customer.post("/api/v1/interactions/batch", json={"interactions": bad}).status_code == 422
+
+
+def test_what_is_done_on_another_node_counts(shop, trained, products):
+    """L18: an event that this node's memory does not have makes it ask again."""
+    user, token = shop.customers(2)[1]
+    customer, other = shop.edge(token=token), products[16]
+    customer.post("/api/v1/interactions", json={"product_id": products[15]["id"], "action": "view"})
+    assert {card["explanation"]["because_of"] for card in listed(customer, limit=3, explain=True)} == {products[15]["id"]}
+    with shop.db() as db, db.transaction():
+        db.execute("INSERT INTO shop.interaction (tenant_id, user_id, product_id, action) VALUES (1, %s, %s, 'view')",
+                   [user, other["id"]])
+        db.execute("SELECT pg_notify('commerce_recent', %s || (extract(epoch FROM now()) * 1000)::bigint)",
+                   [f"1:u:{user} {other['id']} "])
+    wait_for(lambda: other["id"] in {card["explanation"]["because_of"] for card in listed(customer, explain=True)}, 20, "it counts here")
+
+
+def durable(shop, command):
+    """The tests' PostgreSQL answers before it has written: a crash of it would lose what it had acknowledged."""
+    with shop.db() as db:
+        db.execute(f"ALTER SYSTEM {command}")
+        db.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_is_not_lost(shop, products):
+    """Workers and PostgreSQL end without a word while interactions arrive: whatever was answered with 202 is there."""
+    shop.expect_log(r"")
+    durable(shop, "SET synchronous_commit = on")
+    people, stop = shop.customers(4), threading.Event()
+    accepted = [0] * len(people)
+
+    def tell(number, token):
+        with shop.edge(token=token, timeout=5) as edge:
+            while not stop.is_set():
+                batch = [{"product_id": random.choice(products)["id"], "action": "view"} for _ in range(20)]
+                try:
+                    answer = edge.post("/api/v1/interactions/batch", json={"interactions": batch})
+                    accepted[number] += answer.json()["accepted"] if answer.status_code == 202 else 0
+                except httpx.TransportError:
+                    pass
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(tell, n, token) for n, (_, token) in enumerate(people)]
+            try:
+                for n in range(2):
+                    mark = list(accepted)
+                    wait_for(lambda m=mark: all(a > b for a, b in zip(accepted, m)), 20, "interactions of everybody arrive")
+                    shop.kill_worker(n)
+                    shop.kill("postgres")
+                    shop.start()
+                    shop.ready()
+            finally:
+                stop.set()
+            for future in futures:
+                future.result()
+    finally:
+        durable(shop, "RESET synchronous_commit")
+    stored = [shop.value("SELECT count(*) FROM shop.interaction WHERE tenant_id = 1 AND user_id = %s", user) for user, _ in people]
+    assert min(accepted) > 0 and all(a <= s for a, s in zip(accepted, stored)), (accepted, stored)
+
+
+def test_guests_are_known_by_their_token(shop, trained, products):
+    with shop.edge() as guest:
+        token = guest.get("/api/v1/cart").headers["x-cart-token"]
+        guest.headers["X-Cart-Token"] = token
+        listed(guest)
+        guest.post("/api/v1/interactions", json={"product_id": products[3]["id"], "action": "click"})
+        assert {c["id"] % GROUPS for c in listed(guest, limit=3)} == {group(products[3])}
+    with shop.edge() as stranger:
+        assert {c["source"] for c in listed(stranger)} == {"popular"}
+
+
+def test_a_guest_of_two_shops_is_two_guests(shop, trained, products):
+    """With one token: what is done in the one counts in the other as little as anybody else's."""
+    with shop.db() as db:
+        theirs = db.execute("SELECT id FROM shop.product WHERE tenant_id = 2 AND deleted_at IS NULL ORDER BY id LIMIT 2").fetchall()
+    with shop.edge() as guest, shop.edge(tenant="acme") as there:
+        there.headers["X-Cart-Token"] = guest.headers["X-Cart-Token"] = guest.get("/api/v1/cart").headers["x-cart-token"]
+        guest.post("/api/v1/interactions", json={"product_id": products[2]["id"], "action": "view"})
+        before = ids(listed(guest))
+        for product in theirs:
+            assert there.post("/api/v1/interactions", json={"product_id": product["id"], "action": "view"}).status_code == 202
+            listed(there)
+            assert ids(listed(guest)) == before
+        guest.post("/api/v1/interactions", json={"product_id": products[3]["id"], "action": "click"})
+        assert ids(listed(guest)) != before
+
+
+def test_history_is_read_from_the_database_after_a_restart(shop, trained, products):
+    customer = shop.user()
+    for product in (products[10], products[16]):
+        customer.post("/api/v1/interactions", json={"product_id": product["id"], "action": "view"})
+    before = ids(listed(customer))
+    shop.stop("nginx")
+    shop.start("nginx")
+    trained.shown(trained.generation)
+    assert ids(listed(customer)) == before
+    assert {c["id"] % GROUPS for c in listed(customer, limit=3)} == {group(products[16])}
+
+
+def test_without_a_zone_of_recent_events_nothing_old_is_shown(shop, trained, products):
+    with shop.configured(replace=[(r"commerce_recent_zone [^;]*;", "")]):
+        trained.shown(trained.generation)
+        customer = shop.user()
+        for product in products[2], products[3]:
+            customer.post("/api/v1/interactions", json={"product_id": product["id"], "action": "click"})
+            assert group(product) in {c["id"] % GROUPS for c in listed(customer, limit=3)}
+    trained.shown(trained.generation)
+
+
+def test_bought_and_dismissed_products_are_not_recommended(shop, trained, products):
+    customer = shop.user()
+    customer.post("/api/v1/interactions", json={"product_id": products[8]["id"], "action": "view"})
+    first, second = ids(listed(customer))[:2]
+    answer = customer.post("/api/v1/recommendations/feedback", json={"product_id": first, "action": "dismiss", "generation": 1})
+    assert answer.status_code == 202
+    assert first not in ids(listed(customer, limit=40))
+    assert customer.post("/api/v1/cart/items", json={"product_id": second, "quantity": 1}).status_code == 201
+    assert customer.post("/api/v1/checkout", json={}).status_code == 201
+    assert not {first, second} & set(ids(listed(customer, limit=40)))
+    # and it is remembered
+    with shop.db() as db:
+        row = db.execute("SELECT action, generation FROM shop.recommendation_feedback WHERE tenant_id = 1 AND user_id = %s",
+                         [customer.user_id]).fetchone()
+    assert (row["action"], row["generation"]) == ("dismiss", 1)
+    shop.stop("nginx")
+    shop.start("nginx")
+    trained.shown(trained.generation)
+    assert not {first, second} & set(ids(listed(customer, limit=40)))
+
+
+def test_what_is_sold_out_is_not_recommended(shop, trained, products, staff):
+    customer = shop.user()
+    customer.post("/api/v1/interactions", json={"product_id": products[9]["id"], "action": "view"})
+    first = listed(customer)[0]
+    with shop.db() as db:
+        old = db.execute("SELECT on_hand FROM shop.stock WHERE tenant_id = 1 AND variant_id = %s",
+                         [first["default_variant_id"]]).fetchone()["on_hand"]
+    levels = f"/api/v1/inventory/{first['id']}"
+    current = staff.get(levels)
+    assert current.status_code == 200, current.text
+    sold_out(shop, first, 0)
+    try:
+        wait_for(lambda: first["id"] not in ids(listed(customer)), 5, "it is left out")
+        assert len(listed(customer)) == 10, "another one is in its place"
+    finally:
+        sold_out(shop, first, old)
+    wait_for(lambda: first["id"] in ids(listed(customer)), 5, "it is back")
+
+
+def sold_out(shop, card, quantity):
+    """As the back office would, through SQL: the stock, the reading side, the notice."""
+    with shop.db() as db, db.transaction():
+        db.execute("SELECT set_config('commerce.tenant_id', '1', true), set_config('commerce.roles', 'staff owner', true)")
+        db.execute("UPDATE shop.stock SET on_hand = %s WHERE tenant_id = 1 AND variant_id = %s", [quantity, card["default_variant_id"]])
+        db.execute("SELECT domain.stock_changed(ARRAY[%s]::bigint[])", [card["default_variant_id"]])
+        db.execute("SELECT domain.invalidate(ARRAY['catalog', 'product:' || %s])", [card["id"]])
+
+
+def test_a_new_product_has_neighbours_by_content(shop, tables, products):
+    """In the catalogue and in the texts, but nobody bought it yet (L12)."""
+    new = products[5]
+    tables.publish(leave_out={new["id"]})
+    with shop.edge() as edge:
+        cards = listed(edge, f"/api/v1/products/{new['id']}/similar", explain=True)
+        assert cards and {c["source"] for c in cards} == {"similar"}
+        same = [c for c in cards if c["category"]["id"] == new["category_id"]]
+        assert len(same) >= 3, "texts tell what is alike"
+    tables.publish()
+
+
+def test_other_tenants_have_other_tables(shop, trained):
+    assert status(shop, "acme")["status"] == "not_trained"
+    with shop.edge(tenant="acme") as acme:
+        assert acme.get("/api/v1/recommendations").json()["model"] is None
+    # a table under another one's name is refused
+    shop.expect_log(r"another tenant's")
+    trained.put(trained.folder / "1.sim", tenant=2)
+    wait_for(lambda: status(shop, "acme")["refused"] == 1, 20)
+    assert status(shop, "acme")["status"] == "not_trained"
+    (trained.folder / "2.sim").unlink()
+
+
+@pytest.mark.parametrize("params", [{"limit": 0}, {"limit": 41}, {"limit": "x"}, {"explain": "yes"}, {"no": 1}])
+def test_bad_parameters(anyone, params):
+    assert anyone.get("/api/v1/recommendations", params=params).status_code in (400, 422)
+
+
+# ---- the zone ----
+
+def test_a_bad_file_changes_nothing(shop, trained):
+    """Truncated, scrambled, hostile: the table before it stays, and the log says why, once."""
+    good = (trained.folder / "1.sim").read_bytes()
+    rng = random.Random(3)
+    bad = [b"", good[:100], good[:-1], good[: len(good) // 2], b"\0" * len(good), good + b"x" * 100, b"<html>"]
+    for _ in range(12):
+        scrambled = bytearray(good)
+        for _ in range(rng.choice((1, 20))):
+            scrambled[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        bad.append(bytes(scrambled))
+    refused = status(shop)["refused"]
+    for data in bad:
+        trained.put(data)
+        refused += 1
+        wait_for(lambda r=refused: status(shop)["refused"] == r, 20, "the file is refused")
+        assert status(shop)["generation"] == trained.generation
+    with shop.edge() as edge:
+        assert edge.get("/health").json()["checks"]["ml_engine"] == "degraded"
+        assert edge.get("/health").status_code == 200
+    time_said = sum("is no table" in line for line in shop.log_lines())
+    assert time_said >= len(bad)
+    trained.publish()
+    with shop.edge() as edge:
+        wait_for(lambda: edge.get("/health").json()["checks"]["ml_engine"] == "healthy", 5)
+
+
+def test_a_file_that_is_written_over_in_place_harms_nobody(shop, trained):
+    """Nothing points into the file: it may be cut off under the edge's feet."""
+    path = trained.folder / "1.sim"
+    with path.open("r+b") as f:
+        f.truncate(64)
+    with shop.edge() as edge:
+        for _ in range(50):
+            assert listed(edge, "/api/v1/products/4/similar", limit=random.randrange(1, 40))
+    wait_for(lambda: status(shop)["refused"] > 0, 20)
+    assert len(shop.workers()) == 2
+    trained.publish()
+
+
+def test_tables_change_under_load_without_a_torn_answer(shop, trained, products):
+    """Each table makes another product everybody's favourite; an answer must agree with the table that it names."""
+    favourites = {}
+    stop = threading.Event()
+
+    def look():
+        seen = 0
+        with shop.edge() as edge:
+            while not stop.is_set():
+                try:
+                    answer = edge.get("/api/v1/products/trending", params={"limit": random.randrange(1, 40)})
+                except httpx.TransportError:
+                    continue                # a kept-alive connection that the reload closed
+                body = answer.json()
+                generation = body["model"]["generation"]
+                if generation in favourites:
+                    assert body["data"][0]["id"] == favourites[generation], body["model"]
+                    seen += 1
+        return seen
+
+    files = []
+    for n in range(6):
+        favourite = products[5 * n]["id"]
+        path = trained.train(favourite=favourite)
+        favourites[trained.generation] = favourite
+        files.append((trained.generation, path))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(look) for _ in range(4)]
+        for generation, path in files:
+            trained.put(path)
+            trained.shown(generation)
+        before = shop.reload()
+        trained.put(files[0][1])
+        trained.shown(files[0][0])
+        stop.set()
+        assert sum(f.result() for f in futures) > 50
+    assert not before & set(shop.workers())
+    trained.publish()
+
+
+@pytest.mark.slow
+def test_workers_killed_during_load_and_swap(shop, trained, products):
+    """SIGKILL anywhere: the next worker goes on with the tables that are there."""
+    files = [trained.train() for _ in range(2)]
+    stop = threading.Event()
+    good = []
+
+    def look():
+        while not stop.is_set():
+            try:
+                with shop.edge() as edge:
+                    assert len(listed(edge, f"/api/v1/products/{random.choice(products)['id']}/similar")) == 5
+                    good.append(1)
+            except httpx.TransportError:
+                pass
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(look) for _ in range(2)]
+        for n in range(8):
+            trained.put(files[n % 2])
+            time.sleep(random.random() * 0.5)       # somewhere in the loader's second
+            shop.kill_worker(n % 2)
+            count = len(good)
+            wait_for(lambda count=count: len(good) > count or any(f.done() for f in futures), 20, "answers")
+        stop.set()
+        for future in futures:
+            future.result()
+    wait_for(lambda: status(shop).get("generation") in (trained.generation, trained.generation - 1), 20)
+    trained.publish()
+
+
+def test_a_zone_that_is_too_small_says_what_it_needs(shop, trained):
+    big = bytearray((trained.folder / "1.sim").read_bytes()) + b"\0" * (6 << 20)
+    with shop.configured(replace=[(r"commerce_similarity_zone\s+tables:64m", "commerce_similarity_zone tables:4m")]):
+        trained.shown(trained.generation)
+        trained.put(bytes(big))
+        wait_for(lambda: any("is too small for" in line and "raise the size to" in line for line in shop.log_lines()), 20)
+        assert status(shop)["generation"] == trained.generation
+    trained.publish()
+
+
+@pytest.mark.parametrize("line, cure", [
+    ("commerce_similarity_zone a:64m;", "path="),
+    ("commerce_similarity_zone a:1m path=/tmp;", "at least 4096k"),
+    ("commerce_similarity_zone 64m path=/tmp;", "name:size"),
+    ("commerce_similarity_zone a:64m path=/tmp interval=5ms;", "interval="),
+    ("commerce_similarity_zone a:64m folder=/tmp;", "unknown parameter"),
+    ("commerce_recent_zone r:1k;", "name:size"),
+    ("commerce_recent_zone r:1m valid=soon;", "valid=TIME"),
+])
+def test_directives_name_the_cure(shop, line, cure):
+    name = line.split()[0]
+    shop.configure(replace=[(rf"{name} [^;]*;", line)])
+    try:
+        done = shop.check_conf()
+    finally:
+        shop.configure()
+        shop.run("conf")
+    assert done.returncode and cure in done.stdout + done.stderr
+
+
+def test_without_zones_what_is_popular_is_shown(shop, trained):
+    with shop.configured(replace=[(r"commerce_similarity_zone [^;]*;", ""), (r"commerce_recent_zone [^;]*;", "")]):
+        assert status(shop)["status"] == "disabled"
+        customer = shop.user()
+        assert {c["source"] for c in listed(customer)} == {"popular"}
+        assert customer.post("/api/v1/interactions", json={"product_id": 1, "action": "view"}).status_code == 202
+    trained.shown(trained.generation)
+
+
+@pytest.mark.slow
+def test_everything_down_the_last_table_goes_on(shop, trained, products):
+    customer = shop.user()
+    customer.post("/api/v1/interactions", json={"product_id": products[2]["id"], "action": "view"})
+    listed(customer, limit=3)
+    similar = f"/api/v1/products/{products[2]['id']}/similar"
+    listed(customer, similar)
+    shop.expect_log(r"")
+    shop.kill("postgres", "redis")
+    try:
+        assert listed(customer, limit=3) and listed(customer, similar)
+        assert status(shop)["status"] == "ready"
+    finally:
+        shop.start()
+
+
+# ---- training ----
+
+def test_staff_ask_for_a_training_and_get_its_report(shop, trained, products):
+    """L16, L17: queued, done by scripts/train from PostgreSQL, published to the running edge, its report to be read."""
+    shoppers = [shop.user() for _ in range(3)]
+    for n, shopper in enumerate(shoppers):
+        for product in products[6 * n:6 * n + 6]:
+            assert shopper.post("/api/v1/interactions", json={"product_id": product["id"], "action": "view"}).status_code == 202
+    staff = shop.staff()
+    asked = staff.post("/api/v1/admin/recommendations/train")
+    assert (asked.status_code, asked.json()["status"]) == (202, "queued")
+    again = staff.post("/api/v1/admin/recommendations/train").json()
+    assert again["id"] == asked.json()["id"], "one at a time"
+    assert shop.user().post("/api/v1/admin/recommendations/train").status_code == 403
+
+    before = status(shop)["generation"]
+    done = shop.run("--queued", "--force", script="scripts/train")
+    assert f"demo: generation {before + 1}" in done.stdout, done.stdout + done.stderr
+    trained.generation = before + 1
+    trained.shown(before + 1)
+
+    run = staff.get(asked.headers["location"]).json()
+    assert (run["status"], run["generation"]) == ("done", before + 1)
+    assert run["report"] and run["finished_at"]
+    assert staff.get("/api/v1/admin/recommendations/runs").json()["data"][0]["id"] == run["id"]
+    assert "no shop to train for" in shop.run("--queued", script="scripts/train").stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_the_timers_of_systemd(shop, tmp_path):
+    """L17: systemd understands conf/examples/commerce-train*, and what they run trains."""
+    units = sorted((ROOT / "conf" / "examples").glob("commerce-train*"))
+    for unit in units:
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/nginx-commerce", str(ROOT)))
+    instances = [unit.stem.partition("@")[2] for unit in units if unit.suffix == ".timer"]
+    assert instances == ["queued", "tune"]
+    names = [f"./commerce-train@{instance}.{kind}" for instance in instances for kind in ("timer", "service")]
+    said = subprocess.run(["systemd-analyze", "verify", "--man=no", *names], cwd=tmp_path, capture_output=True, text=True)
+    own = [line for line in (said.stdout + said.stderr).splitlines() if "commerce-train" in line]
+    assert (said.returncode, own) == (0, []), said.stdout + said.stderr
+
+    command = re.search(r"^ExecStart=(.*)$", (tmp_path / "commerce-train@.service").read_text(), re.M)[1]
+    for instance, more, answer in ("queued", [], "no shop to train for"), ("tune", ["--tenant", "nobody"], "no shop to train for"):
+        words = command.replace("%i", instance).replace("/var/lib/commerce", str(shop.folder / "tables")).split()
+        done = subprocess.run([*words, *more], capture_output=True, text=True,
+                              env={**os.environ, "COMMERCE_RUN": str(shop.folder)})
+        assert done.returncode == 0 and answer in done.stdout, done.stdout + done.stderr
