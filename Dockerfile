@@ -10,8 +10,8 @@ COPY scripts/packages scripts/packages
 RUN scripts/install-packages --list run build && rm -rf /var/lib/apt/lists/*
 COPY . .
 RUN scripts/build && scripts/contract bundle > objs/openapi.json \
-    && strip --strip-debug objs/ngx_http_commerce_module.so \
-    && find objs -mindepth 1 ! -name ngx_http_commerce_module.so ! -name openapi.json -delete
+    && strip --strip-debug objs/ngx_http_commerce_module.so objs/commerce-train \
+    && find objs -mindepth 1 ! -name ngx_http_commerce_module.so ! -name commerce-train ! -name openapi.json -delete
 
 FROM debian:12
 WORKDIR /opt/nginx-commerce
