@@ -289,7 +289,8 @@ ngx_commerce_kafka_client_stats(ngx_commerce_kafka_client_t *client,
 {
     const char                 *text;
     ngx_pool_t                 *pool;
-    ngx_commerce_json_t        *root, *broker, *state, *topic, *part, *lag;
+    ngx_commerce_json_t        *root, *broker, *state, *topic, *part, *ours,
+                               *lag;
     ngx_commerce_alloc_t        alloc;
     ngx_commerce_json_error_t   error;
     ngx_commerce_json_limits_t  limits;
@@ -349,9 +350,14 @@ ngx_commerce_kafka_client_stats(ngx_commerce_kafka_client_t *client,
 
         for (part = part ? part->child : NULL; part; part = part->next) {
 
+            /* one that another member has got since is told of as it was */
+
+            ours = ngx_commerce_json_get(part, "desired");
             lag = ngx_commerce_json_get(part, "consumer_lag");
 
-            if (lag && lag->integer && lag->number >= 0) {
+            if (ours && ours->type == NGX_COMMERCE_JSON_TRUE
+                && lag && lag->integer && lag->number >= 0)
+            {
                 client->lag = ngx_max(client->lag, 0) + lag->number;
             }
         }
