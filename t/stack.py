@@ -194,18 +194,24 @@ class Stack:
         self.run("wipe")
 
     def ready(self, seconds=20):
-        """Readiness is each worker's own: eight good answers in a row, on new connections, come from both."""
+        """Readiness is each worker's own, so that each is asked: both lanes of PostgreSQL and the tenants are known to it."""
         last = None
 
         def ready():
             nonlocal last
             try:
+                # the first answers without asking who it was: a master whose workers are not there yet has none to be listed
                 for _ in range(8):
                     last = httpx.get(f"{self.url}/health/ready", timeout=20)
                     if last.status_code != 200:
                         return False
+                with self.each_worker() as edges:
+                    for edge in edges.values():
+                        last = edge.get("/health/ready")
+                        if last.status_code != 200:
+                            return False
                 return True
-            except httpx.HTTPError as e:
+            except (httpx.HTTPError, OSError) as e:
                 last = e
 
         try:

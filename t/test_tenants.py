@@ -294,7 +294,7 @@ def test_settings_and_flags_are_variables(shop, seen, owner):
             assert (answer.status_code, answer.headers["x-shop"]) == (401, "demo/fr/on")
         finally:
             shop.start("postgres")
-        wait_for(lambda: owner.get("/api/v1/admin/settings").status_code == 200, 20)
+        shop.ready()
         made(change(owner, {"locale": "en", "flags": None}))
 
 
@@ -559,7 +559,8 @@ def test_a_name_from_before_the_reload(shop):
             problem(edge.get("/api/v1/orders", headers={"X-API-Key": "sk_" + "A" * 43}), 401, "unauthorized")
         finally:
             shop.start("postgres")
-        wait_for(lambda: edge.get("/api/v1/products").status_code == 200, 20)
+        shop.ready()
+        assert edge.get("/api/v1/products").status_code == 200
 
 
 def test_without_postgresql_at_the_start_nothing_is_claimed(shop):
