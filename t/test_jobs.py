@@ -121,6 +121,27 @@ def test_postgres_comes_back(shop, there):
         wait_for(lambda: len(told(shop, ids)) == 2, PATIENCE, "it goes on")
 
 
+def test_a_round_that_postgres_did_not_take_comes_soon(shop, there):
+    """An hour passes between two rounds of a job, and PostgreSQL is away when the first one is due."""
+    shop.expect_log("")
+    shop.stop("nginx")
+    before = rounds(shop)
+    shop.stop("postgres")
+    shop.configure(http="commerce_job probe call=api.probe_job interval=1h batch=10;")
+    try:
+        shop.run("start", "nginx")
+        try:
+            with shop.edge(timeout=600) as edge:
+                # the first round is due a second after the start, this answer comes when PostgreSQL has been waited for
+                assert edge.get("/api/v1/products").json()["code"] == "starting"
+        finally:
+            shop.start("postgres")
+        wait_for(lambda: rounds(shop) > before, PATIENCE, "the round comes")
+    finally:
+        shop.configure()
+        shop.reload()
+
+
 @pytest.mark.parametrize("line, says", [
     ("commerce_job a call=api.b;", "needs call=api.function and interval="),
     ("commerce_job a interval=1s;", "needs call=api.function and interval="),

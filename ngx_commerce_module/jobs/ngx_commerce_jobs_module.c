@@ -22,7 +22,7 @@
 
 #define NGX_COMMERCE_JOBS_CHANNEL  "commerce_job"
 #define NGX_COMMERCE_JOBS_FIRST    1000     /* the first round comes no later */
-#define NGX_COMMERCE_JOBS_BEAT     1000     /* a round that could not be submitted is tried again */
+#define NGX_COMMERCE_JOBS_BEAT     1000     /* a round that PostgreSQL did not take is tried again, or sooner */
 
 
 typedef struct {
@@ -77,6 +77,7 @@ static void ngx_commerce_jobs_failed(ngx_commerce_job_state_t *s,
     const PGresult *result);
 static void ngx_commerce_jobs_came(void *data,
     ngx_commerce_pg_status_t status, const PGresult *result, ngx_uint_t more);
+static void ngx_commerce_jobs_later(ngx_commerce_job_state_t *s);
 static void ngx_commerce_jobs_rest(ngx_commerce_job_state_t *s);
 
 
@@ -524,10 +525,7 @@ ngx_commerce_jobs_tick(ngx_event_t *ev)
         }
     }
 
-    /* busy or away: the next round will do */
-
-    ngx_add_timer(&s->timer, ngx_max(s->job->interval,
-                                     NGX_COMMERCE_JOBS_BEAT));
+    ngx_commerce_jobs_later(s);
 }
 
 
@@ -553,7 +551,8 @@ ngx_commerce_jobs_done(ngx_commerce_pg_op_t *op,
         break;
 
     default:
-        break;
+        ngx_commerce_jobs_later(s);
+        return;
     }
 
     ngx_commerce_jobs_rest(s);
@@ -665,6 +664,20 @@ ngx_commerce_jobs_came(void *data, ngx_commerce_pg_status_t status,
     if (s->again && !s->running) {
         ngx_commerce_jobs_rest(s);
     }
+}
+
+
+/* PostgreSQL is busy or away: what is done once an hour does not wait for the next one. */
+
+static void
+ngx_commerce_jobs_later(ngx_commerce_job_state_t *s)
+{
+    if (ngx_exiting || ngx_terminate) {
+        return;
+    }
+
+    ngx_add_timer(&s->timer, ngx_min(s->job->interval,
+                                     NGX_COMMERCE_JOBS_BEAT));
 }
 
 
