@@ -10,6 +10,7 @@
 
 #include "ngx_commerce_recs_internal.h"
 #include "ngx_commerce_cache.h"
+#include "ngx_commerce_rounds.h"
 #include "ngx_commerce_tenant.h"
 
 #include <dirent.h>
@@ -38,17 +39,8 @@ typedef struct {
     ngx_uint_t                nwithdraw;
 } ngx_commerce_recs_round_t;
 
-typedef struct {
-    ngx_event_t               timer;
-    ngx_msec_t                interval;
-    ngx_thread_pool_t        *pool;
-    ngx_thread_task_t        *task;
-    ngx_commerce_recs_round_t round;
-} ngx_commerce_recs_loader_t;
 
-
-static void ngx_commerce_recs_loader_timer(ngx_event_t *ev);
-static void ngx_commerce_recs_loader_done(ngx_event_t *ev);
+static ngx_msec_t ngx_commerce_recs_loader_done(void *data);
 static void ngx_commerce_recs_loader_withdraw(
     ngx_commerce_recs_round_t *round);
 static void ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log);
@@ -72,76 +64,45 @@ static ngx_uint_t ngx_commerce_recs_same(const ngx_commerce_tables_file_t *a,
     const ngx_commerce_tables_file_t *b);
 
 
-static ngx_commerce_recs_loader_t  ngx_commerce_recs_loader;
+static ngx_commerce_rounds_t      ngx_commerce_recs_rounds;
+static ngx_commerce_recs_round_t  ngx_commerce_recs_round;
 
 
 void
 ngx_commerce_recs_loader_init(ngx_cycle_t *cycle,
     const ngx_commerce_recs_main_conf_t *rmcf)
 {
-    ngx_commerce_recs_loader_t  *loader;
-
-    loader = &ngx_commerce_recs_loader;
-
-    ngx_memzero(loader, sizeof(ngx_commerce_recs_loader_t));
-
-    loader->task = ngx_thread_task_alloc(cycle->pool, 0);
-
-    if (loader->task == NULL) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "recommendations are not loaded: out of memory");
-        return;
-    }
-
-    loader->interval = rmcf->interval;
-    loader->pool = rmcf->pool;
-
-    loader->round.tables = rmcf->tables;
-    loader->round.sh = rmcf->sh;
-    loader->round.path = (const char *) rmcf->path.data;
-    loader->round.log = cycle->log;
-
-    loader->task->ctx = &loader->round;
-    loader->task->handler = ngx_commerce_recs_loader_thread;
-    loader->task->event.handler = ngx_commerce_recs_loader_done;
-    loader->task->event.data = loader;
-    loader->task->event.log = cycle->log;
-
-    loader->timer.handler = ngx_commerce_recs_loader_timer;
-    loader->timer.data = loader;
-    loader->timer.log = cycle->log;
-    loader->timer.cancelable = 1;
-
-    ngx_add_timer(&loader->timer, 1);
-}
-
-
-static void
-ngx_commerce_recs_loader_timer(ngx_event_t *ev)
-{
-    ngx_commerce_recs_loader_t *loader = ev->data;
-
-    if (ngx_exiting || ngx_terminate || ngx_quit) {
-        return;
-    }
-
-    if (ngx_thread_task_post(loader->pool, loader->task) != NGX_OK) {
-        ngx_add_timer(&loader->timer, loader->interval);
-    }
-}
-
-
-static void
-ngx_commerce_recs_loader_done(ngx_event_t *ev)
-{
-    ngx_commerce_recs_loader_t *loader = ev->data;
-
-    u_char                      text[NGX_INT64_LEN + sizeof(":recommendations")];
-    ngx_str_t                   id;
-    ngx_uint_t                  i;
     ngx_commerce_recs_round_t  *round;
 
-    round = &loader->round;
+    round = &ngx_commerce_recs_round;
+
+    ngx_memzero(round, sizeof(ngx_commerce_recs_round_t));
+
+    round->tables = rmcf->tables;
+    round->sh = rmcf->sh;
+    round->path = (const char *) rmcf->path.data;
+    round->log = cycle->log;
+
+    if (ngx_commerce_rounds_start(&ngx_commerce_recs_rounds, cycle, rmcf->pool,
+                                  1, rmcf->interval,
+                                  ngx_commerce_recs_loader_thread,
+                                  ngx_commerce_recs_loader_done, round)
+        != NGX_OK)
+    {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                      "recommendations are not loaded: out of memory");
+    }
+}
+
+
+static ngx_msec_t
+ngx_commerce_recs_loader_done(void *data)
+{
+    ngx_commerce_recs_round_t *round = data;
+
+    u_char      text[NGX_INT64_LEN + sizeof(":recommendations")];
+    ngx_str_t   id;
+    ngx_uint_t  i;
 
     ngx_commerce_recs_loader_withdraw(round);
 
@@ -155,12 +116,9 @@ ngx_commerce_recs_loader_done(ngx_event_t *ev)
         ngx_commerce_cache_invalidate(&id);
     }
 
-    if (!ngx_exiting && !ngx_terminate && !ngx_quit) {
-        /* a full round: there may be more */
-        ngx_add_timer(&loader->timer,
-                      (round->nloaded == NGX_COMMERCE_RECS_ROUND)
-                      ? 1 : loader->interval);
-    }
+    /* a full round: there may be more */
+
+    return (round->nloaded == NGX_COMMERCE_RECS_ROUND) ? 1 : 0;
 }
 
 

@@ -7,9 +7,8 @@
  */
 
 #include "ngx_commerce_sentiment_model.h"
-#include "ngx_commerce_threads.h"
+#include "ngx_commerce_rounds.h"
 
-#include <ngx_event.h>
 #include <ngx_http.h>
 
 #include <sys/mman.h>
@@ -50,10 +49,7 @@ typedef struct {
 } ngx_commerce_sentiment_round_t;
 
 typedef struct {
-    ngx_event_t                     timer;
-    ngx_msec_t                      interval;
-    ngx_thread_pool_t              *pool;
-    ngx_thread_task_t              *task;
+    ngx_commerce_rounds_t           rounds;
     ngx_commerce_sentiment_round_t  round;
     ngx_commerce_sentiment_copy_t   copy;   /* in use */
 } ngx_commerce_sentiment_worker_t;
@@ -65,10 +61,7 @@ static char *ngx_commerce_sentiment_directive(ngx_conf_t *cf,
     ngx_command_t *cmd, void *conf);
 static ngx_int_t ngx_commerce_sentiment_init(ngx_conf_t *cf);
 static ngx_int_t ngx_commerce_sentiment_init_process(ngx_cycle_t *cycle);
-static void ngx_commerce_sentiment_timer(ngx_event_t *ev);
-static void ngx_commerce_sentiment_done(ngx_event_t *ev);
-static void ngx_commerce_sentiment_take(
-    ngx_commerce_sentiment_worker_t *worker);
+static ngx_msec_t ngx_commerce_sentiment_take(void *data);
 static void ngx_commerce_sentiment_thread(void *data, ngx_log_t *log);
 static ngx_uint_t ngx_commerce_sentiment_due(
     ngx_commerce_sentiment_round_t *round,
@@ -264,89 +257,53 @@ ngx_commerce_sentiment_init_process(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    worker->task = ngx_thread_task_alloc(cycle->pool, 0);
-    if (worker->task == NULL) {
-        return NGX_ERROR;
-    }
-
-    worker->interval = smcf->interval;
-    worker->pool = smcf->pool;
-
     worker->round.path = (const char *) smcf->path.data;
     worker->round.log = cycle->log;
-
-    worker->task->ctx = &worker->round;
-    worker->task->handler = ngx_commerce_sentiment_thread;
-    worker->task->event.handler = ngx_commerce_sentiment_done;
-    worker->task->event.data = worker;
-    worker->task->event.log = cycle->log;
-
-    worker->timer.handler = ngx_commerce_sentiment_timer;
-    worker->timer.data = worker;
-    worker->timer.log = cycle->log;
-    worker->timer.cancelable = 1;
 
     /* the first one here: a reload has no moment without a model */
 
     worker->round.hasty = 1;
     ngx_commerce_sentiment_thread(&worker->round, cycle->log);
-    ngx_commerce_sentiment_take(worker);
+    (void) ngx_commerce_sentiment_take(&worker->round);
     worker->round.hasty = 0;
 
-    ngx_add_timer(&worker->timer, worker->interval);
-
-    return NGX_OK;
+    return ngx_commerce_rounds_start(&worker->rounds, cycle, smcf->pool,
+                                     smcf->interval, smcf->interval,
+                                     ngx_commerce_sentiment_thread,
+                                     ngx_commerce_sentiment_take,
+                                     &worker->round);
 }
 
 
-static void
-ngx_commerce_sentiment_timer(ngx_event_t *ev)
+/* The event loop takes what a round has brought. */
+
+static ngx_msec_t
+ngx_commerce_sentiment_take(void *data)
 {
-    ngx_commerce_sentiment_worker_t *worker = ev->data;
+    ngx_commerce_sentiment_round_t *round = data;
 
-    if (ngx_exiting || ngx_terminate || ngx_quit) {
-        return;
+    ngx_commerce_sentiment_copy_t     old;
+    ngx_commerce_sentiment_worker_t  *worker;
+
+    if (round->copy.data == NULL) {
+        return 0;
     }
 
-    if (ngx_thread_task_post(worker->pool, worker->task) != NGX_OK) {
-        ngx_add_timer(&worker->timer, worker->interval);
-    }
-}
-
-
-static void
-ngx_commerce_sentiment_done(ngx_event_t *ev)
-{
-    ngx_commerce_sentiment_worker_t *worker = ev->data;
-
-    ngx_commerce_sentiment_take(worker);
-
-    if (!ngx_exiting && !ngx_terminate && !ngx_quit) {
-        ngx_add_timer(&worker->timer, worker->interval);
-    }
-}
-
-
-static void
-ngx_commerce_sentiment_take(ngx_commerce_sentiment_worker_t *worker)
-{
-    ngx_commerce_sentiment_copy_t  old;
-
-    if (worker->round.copy.data == NULL) {
-        return;
-    }
+    worker = &ngx_commerce_sentiment_worker;
 
     old = worker->copy;
-    worker->copy = worker->round.copy;
-    worker->round.copy.data = NULL;
+    worker->copy = round->copy;
+    round->copy.data = NULL;
 
-    ngx_log_error(NGX_LOG_NOTICE, worker->round.log, 0,
+    ngx_log_error(NGX_LOG_NOTICE, round->log, 0,
                   "sentiment: a model of %uL reviews",
                   worker->copy.model.about->reviews);
 
     if (old.data) {
         (void) munmap(old.data, old.size);
     }
+
+    return 0;
 }
 
 
