@@ -20,7 +20,10 @@ class Hook(peers.Handler):
     """A merchant's program: answers what the test says."""
 
     def on_hook(self, _):
-        self.answer(self.server.peer.status)
+        peer = self.server.peer
+        with peer.lock:
+            status = peer.first.pop(0) if peer.first else peer.status
+        self.answer(status)
 
     def on_other(self, _):
         self.answer(200)
@@ -31,13 +34,13 @@ def there(shop):
     port, = free_ports(1, with_next=True)           # nobody listens behind it
     with peers.Peer(port) as peer, shop.configured(http="commerce_fetch_allow 127.0.0.1/32;"):
         peer.server.RequestHandlerClass = Hook
-        peer.status = 200
+        peer.status, peer.first = 200, []               # first: statuses of the next answers, before those
         yield peer
 
 
 @pytest.fixture
 def hook(shop, staff, there):
-    there.status = 200
+    there.status, there.first = 200, []
     there.seen.clear()
     made = create(staff, f"{there.url}/hook?{uuid.uuid4().hex}")
     yield made
@@ -95,11 +98,14 @@ def ends(staff, hook, id_, status):
 
 
 def tried(staff, hook, id_, attempts):
-    return wait_for(lambda: len((d := delivery(staff, hook, id_))["tries"]) == attempts and d, PATIENCE, f"{attempts} tries")
+    """The second try comes after 4 s by itself: who looks late sees more."""
+    return wait_for(lambda: len((d := delivery(staff, hook, id_))["tries"]) >= attempts and d, PATIENCE, f"{attempts} tries")
 
 
-def due_now(shop, id_):
-    shop.rows("UPDATE shop.webhook_delivery SET next_at = now() WHERE id = %s AND status = 'queued' RETURNING 1", id_)
+def due_now(shop, id_, tries):
+    """After so many tries, unless the next one has begun by itself."""
+    shop.rows("UPDATE shop.webhook_delivery SET next_at = now() WHERE id = %s AND status = 'queued' AND lease IS NULL "
+              "AND jsonb_array_length(tries) = %s RETURNING 1", id_, tries)
 
 
 def test_events_come_signed_and_once(shop, staff, there, hook, verify):
@@ -143,17 +149,15 @@ def test_only_what_was_asked_for_and_of_the_own_shop(shop, staff, there, hook):
 
 
 def test_a_failure_is_tried_again_with_the_same_id(shop, staff, there, hook):
-    there.status = 503
+    there.first, there.status = [503, 302], 204
     id_ = ping(staff, hook)
     first = tried(staff, hook, id_, 1)
     assert (first["status"], first["tries"][0]["status"]) == ("queued", 503)
-    there.status = 302
-    due_now(shop, id_)
+    due_now(shop, id_, 1)
     assert tried(staff, hook, id_, 2)["tries"][1]["status"] == 302, "redirects are no success and not followed"
     pause = shop.value("SELECT extract(epoch FROM next_at - now()) FROM shop.webhook_delivery WHERE id = %s", id_)
     assert pause > 100, "the pauses grow"
-    there.status = 204
-    due_now(shop, id_)
+    due_now(shop, id_, 2)
     ends(staff, hook, id_, "delivered")
     found = got(there, hook)
     assert len(found) == 3 and len({h["webhook-id"] for h, _ in found}) == 1 and len({b for _, b in found}) == 1
@@ -180,8 +184,8 @@ def test_the_last_try_flags_and_disables(shop, staff, there, hook):
     there.status = 500
     id_ = ping(staff, hook)
     tried(staff, hook, id_, 1)
-    # as if the other tries had been made
-    shop.rows("UPDATE shop.webhook_delivery SET attempts = 9, next_at = now() WHERE id = %s RETURNING 1", id_)
+    # as if the other tries had been made; one that is under way is not heard
+    shop.rows("UPDATE shop.webhook_delivery SET attempts = 9, next_at = now(), lease = NULL WHERE id = %s RETURNING 1", id_)
     ends(staff, hook, id_, "failed")
     now = staff.get(f"{HOOKS}/{hook['webhook']['id']}").json()
     assert (now["status"], now["reason"]) == ("disabled", "failing") and now["failing_since"]
