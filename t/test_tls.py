@@ -221,9 +221,10 @@ def test_postgres_over_tls(shop, database, host):
     with running(shop, **lanes(shop, host)):
         shop.ready()
         assert shop.edge().get("/api/v1/products", params={"limit": 1}).status_code == 200
-        rows = shop.rows("SELECT s.ssl, s.version, s.client_dn FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) "
-                         "WHERE a.usename = 'commerce_edge' AND a.application_name LIKE 'nginx-commerce%%'")
-        assert len(rows) > 5
+        # a lane is ready with its first connection
+        rows = wait_for(lambda: len(found := shop.rows(
+            "SELECT s.ssl, s.version, s.client_dn FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) "
+            "WHERE a.usename = 'commerce_edge' AND a.application_name LIKE 'nginx-commerce%%'")) > 5 and found, 20, "more connections")
         assert {(r["ssl"], r["version"], r["client_dn"]) for r in rows} == {(True, "TLSv1.3", "/CN=commerce_edge")}
 
 
@@ -256,6 +257,7 @@ def test_a_name_that_is_not_the_certificates(shop, database):
         db.execute(f"ALTER SYSTEM SET ssl_cert_file = '{pem}'")
         db.execute(f"ALTER SYSTEM SET ssl_key_file = '{key}'")
         db.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: shop.value("SHOW ssl_cert_file") == str(pem), 10, "PostgreSQL has the other certificate")
     try:
         with running(shop, **lanes(shop)) as log:
             wait_for(lambda: "does not match host name" in log(), 20, "the log says why")
