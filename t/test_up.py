@@ -12,7 +12,7 @@ import uuid
 import httpx
 import pytest
 
-from stack import MODE, ROOT, free_ports, wait_for
+from stack import MODE, PATIENT, ROOT, free_ports, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MODE == "asan", reason="nothing of the module that others do not show")]
 
@@ -25,6 +25,13 @@ class Machine:
         self.tree, self.run = folder / "tree", folder / "run"
         for name in ("conf", "demo", "ngx_commerce_module", "scripts", "sql", "api", "trainer"):
             shutil.copytree(ROOT / name, self.tree / name)
+        # deadlines are tests of their own: beside others a checkout may take longer than the seconds that a shop gives it
+        conf = self.tree / "conf" / "nginx.conf"
+        text = conf.read_text()
+        for line, timeouts in PATIENT:
+            text, count = re.subn(line, lambda m, t=timeouts: m[0].replace(m[1], t), text)
+            assert count == 1, f"conf/nginx.conf has nothing like {line}"
+        conf.write_text(text)
         (self.tree / "objs").mkdir()
         for name in ("ngx_http_commerce_module.so", "commerce-train", "openapi.json"):
             shutil.copy2(objs / name, self.tree / "objs")
