@@ -44,6 +44,10 @@ class Provider:
         with self.double.lock:
             return next(i["id"] for i in reversed(self.double.intents.values()) if i["metadata"]["order_id"] == order)
 
+    def refunds(self, order):
+        with self.double.lock:
+            return [r["id"] for r in self.double.refunds.values() if r["metadata"]["order_id"] == order]
+
     def events(self, order):
         with self.double.lock:
             return [e for e in self.double.events.values() if e["data"]["object"]["metadata"].get("order_id") == order]
@@ -245,8 +249,7 @@ def test_refunds_that_are_late_or_fail(shop, provider, buy, staff):
     edge, answer = buy("pm_card_pendingRefund")
     late = answer.json()
     assert refunds(staff, late["id"]).status_code == 202
-    pending = wait_for(lambda: [r["id"] for r in provider.double.refunds.values() if r["metadata"]["order_id"] == late["id"]], PATIENCE,
-                       "it is asked for")
+    pending = wait_for(lambda: provider.refunds(late["id"]), PATIENCE, "it is asked for")
     assert shop.value("SELECT status FROM shop.refund WHERE order_id = %s", late["id"]) == "PENDING"
     provider.ask("customer", {"intent": pending[0], "result": "succeeded"})
     wait_for(lambda: shop.value("SELECT status FROM shop.refund WHERE order_id = %s", late["id"]) == "SUCCEEDED", PATIENCE, "it came")
