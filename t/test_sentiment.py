@@ -227,8 +227,10 @@ def test_the_file_may_be_cut_off_or_taken_away(shop, trained, staff):
         assert made(staff.post("/api/v1/sentiment", json={"text": BAD}))["label"] == "negative"
     trained.file.unlink()
     trained.file.mkdir()
-    wait_for(lambda: any("not a regular file" in line for line in shop.log_lines()), 20, "a folder is told about")
-    trained.file.rmdir()
+    try:
+        wait_for(lambda: any("not a regular file" in line for line in shop.log_lines()), 20, "a folder is told about")
+    finally:
+        trained.file.rmdir()                    # a model cannot be renamed over it
     os.mkfifo(trained.file)
     assert trained.used() == {2000}
     trained.file.unlink()
