@@ -567,6 +567,9 @@ class Edge(httpx.Client):
         options.setdefault("timeout", 10 * SLOW)
         # no TLS here, and reading the certificates costs 20 ms a client
         transport = {name: options.pop(name) for name in ("limits", "http2", "http1") if name in options}
+        if over:
+            # it has no other, however long the test looks elsewhere
+            transport.setdefault("limits", httpx.Limits(keepalive_expiry=None))
         super().__init__(base_url=stack.url, verify=False, transport=Sources(address, over, verify=False, **transport), **options)
         self.stack = stack
         self.user_id = None
