@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import socket
 import subprocess
 import threading
 import uuid
@@ -11,7 +10,7 @@ import uuid
 import pytest
 import redis
 
-from stack import wait_for
+from stack import free_ports, wait_for
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / "ngx_commerce_module" / "redis" / "scripts"
 EMPTY = '{"cart_id":null,"version":0,"currency":null,"items":[]}'
@@ -20,9 +19,7 @@ WEEK = 7 * 86400
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port, = free_ports(1)
     folder = tmp_path_factory.mktemp("redis")
     process = subprocess.Popen(
         ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
