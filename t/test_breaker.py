@@ -1,26 +1,14 @@
 """The circuit breakers that all workers share: told by /health, logged once, and never stuck."""
 
-import os
-import pathlib
-import signal
-
 import pytest
 
 from stack import wait_for
+from test_health import standing_still
 
 
 def breakers(shop):
     with shop.edge() as edge:
         return edge.get("/health").json()["breakers"]
-
-
-def tree(pid):
-    children = [int(c) for c in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [pid, *children]
-
-
-def postmaster(shop):
-    return int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
 def changes(shop, backend):
@@ -58,18 +46,12 @@ def test_postgres_is_stopped_and_comes_back(shop):
 def test_a_worker_dies_while_it_tries(shop):
     """PostgreSQL takes connections and says nothing: the try lasts, and who tries is killed. Both workers, several times."""
     with shop.configured(deadlines=True):
-        pids = tree(postmaster(shop))
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with standing_still(shop):
             wait_for(lambda: breakers(shop)["read"] != "closed", 60, "it opens")
             for n in range(4):
                 wait_for(lambda: breakers(shop)["read"] == "half-open", 60, "somebody tries")
                 shop.kill_worker(n % 2)
                 shop.kill_worker(0)
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
         wait_for(lambda: breakers(shop) == CLOSED, 60, "it closes")
         shop.ready()
         with shop.edge() as edge:

@@ -1,5 +1,6 @@
 """Information and health (B9, B10, B11, B13): what they say is true."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -28,9 +29,23 @@ def told(shop, path, *names):
     return found
 
 
-def tree(pid):
-    children = [int(c) for c in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [pid, *children]
+@contextlib.contextmanager
+def standing_still(shop):
+    """PostgreSQL takes connections and says nothing."""
+    postmaster = int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0])
+    process = pathlib.Path(f"/proc/{postmaster}")
+    pids = [postmaster]
+    os.kill(postmaster, signal.SIGSTOP)
+    try:
+        # from then on it makes no children and buries none: each number is of one that is there until it goes on, the last of all
+        wait_for(lambda: (process / "stat").read_text().rsplit(") ", 1)[1][0] == "T", 10, "the postmaster stands still")
+        pids = [*map(int, (process / "task" / str(postmaster) / "children").read_text().split()), postmaster]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_information(shop):
@@ -49,6 +64,8 @@ def test_information(shop):
 
 
 def test_health_of_a_whole_shop(shop):
+    # a worker is ready before Redis serves it
+    wait_for(lambda: told(shop, "/health", "status") == {(200, "healthy")}, 20, "nothing is missing")
     body = get(shop, "/health").json()
     assert body["status"] == "healthy"
     assert body["checks"] == {"database": "healthy", "cache": "healthy", "ml_engine": "not_trained"}
@@ -74,18 +91,11 @@ def test_no_tenant_no_account_no_store(shop, path):
 def test_a_database_that_hangs_is_noticed(shop):
     shop.expect_log(r"PostgreSQL .* connection lost")
     with shop.configured(deadlines=True):
-        postmaster = int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0])
-        pids = tree(postmaster)
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with standing_still(shop):
             # each worker learns it by itself
             wait_for(lambda: told(shop, "/health/ready", "services", "postgres") == {(503, False)}, 10, "readiness says no")
             wait_for(lambda: told(shop, "/health", "checks", "database") == {(503, "unhealthy")}, 20, "both lanes are given up")
             assert get(shop, "/health/live").status_code == 200
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
         wait_for(lambda: told(shop, "/health", "status") == {(200, "healthy")}, 20)
         wait_for(lambda: told(shop, "/health/ready", "status") == {(200, "ready")}, 20)
 
