@@ -66,6 +66,11 @@ def due_now(shop, notification):
     shop.rows("UPDATE shop.notification SET next_at = now() WHERE id = %s AND status = 'queued' RETURNING 1", notification)
 
 
+def put_off(shop, notification):
+    """Not due again until due_now(): its pause may be over while a busy machine does something else."""
+    shop.rows("UPDATE shop.notification SET next_at = now() + interval '1 hour' WHERE id = %s AND status = 'queued' RETURNING 1", notification)
+
+
 def ends(shop, notification, status="sent"):
     return wait_for(lambda: (r := row(shop, notification))["status"] == status and r, PATIENCE, f"it is {status}")
 
@@ -114,21 +119,25 @@ def test_each_step_of_an_order_is_one_mail(shop, staff, catcher):
              "nothing is left to send")
     found = mails(catcher, to)
     assert len(found) == 2 == len({m["message_id"] for m in found}) and all(order["number"] in m["subject"] for m in found)
-    assert order["items"][0]["name"] in found[0]["text"]
+    # those of one round arrive in any order
+    confirmation, = (m for m in found if m["subject"] == f"Your order {order['number']}")
+    assert order["items"][0]["name"] in confirmation["text"]
 
 
 def test_a_server_that_is_down_is_asked_again(shop, staff, catcher):
-    shop.stop("mail")
     to = address()
-    notification = queue(staff, to)
-    wait_for(lambda: row(shop, notification)["last_status"] == 0, PATIENCE, "a try has failed")
-    first = row(shop, notification)
-    assert (first["status"], first["attempts"], first["later"], first["lease"]) == ("queued", 1, True, None) and first["error"]
-    due_now(shop, notification)
-    wait_for(lambda: row(shop, notification)["attempts"] == 2 and not row(shop, notification)["lease"], PATIENCE, "a second one")
-    pause = shop.value("SELECT extract(epoch FROM next_at - now()) FROM shop.notification WHERE id = %s", notification)
-    assert pause > 40, "the pauses grow"
-    shop.start("mail")
+    shop.stop("mail")
+    try:
+        notification = queue(staff, to)
+        wait_for(lambda: row(shop, notification)["last_status"] == 0, PATIENCE, "a try has failed")
+        first = row(shop, notification)
+        assert (first["status"], first["attempts"], first["later"], first["lease"]) == ("queued", 1, True, None) and first["error"]
+        due_now(shop, notification)
+        wait_for(lambda: row(shop, notification)["attempts"] == 2 and not row(shop, notification)["lease"], PATIENCE, "a second one")
+        pause = shop.value("SELECT extract(epoch FROM next_at - now()) FROM shop.notification WHERE id = %s", notification)
+        assert pause > 40, "the pauses grow"
+    finally:
+        shop.start("mail")
     due_now(shop, notification)
     ends(shop, notification)
     assert len(arrived(catcher, to)) == 1
@@ -139,6 +148,7 @@ def test_later_and_never(shop, staff, catcher):
         later = queue(staff, address())
         wait_for(lambda: row(shop, later)["last_status"] == 451, PATIENCE, "it was told to come later")
         assert row(shop, later)["status"] == "queued"
+        put_off(shop, later)
     with faults(catcher, **{"refuse": "RCPT", "with": "550 nobody"}):
         never = queue(staff, address())
         assert ends(shop, never, "failed")["last_status"] == 550
