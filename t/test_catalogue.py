@@ -105,7 +105,7 @@ def test_import(staff, anyone):
 def test_dummyjson(shop, anyone):
     acme, body = shop.staff(tenant="acme"), shared("catalogue", "dummyjson", "products.json").read_text(encoding="utf-8")
     shop.rows("UPDATE shop.tenant SET currency = 'USD' WHERE slug = 'acme' RETURNING 1")
-    report = acme.post("/api/v1/admin/import", content=body, headers={"Content-Type": "application/json"}, timeout=60)
+    report = acme.post("/api/v1/admin/import", content=body, headers={"Content-Type": "application/json"})
     assert report.status_code == 200, report.text
     assert (report.json()["imported"], report.json()["failed"], report.json()["reviews"]) == (194, 0, 582)
     page = shop.edge(tenant="acme").get("/api/v1/products?count=exact&search=mascara").json()
@@ -136,8 +136,7 @@ def test_a_foreign_catalogue_comes_beside_the_demo_s(shop, staff, anyone):
     body = shared("catalogue", "dummyjson", "products.json").read_bytes()
     before = shop.value("SELECT count(*) FROM shop.product WHERE tenant_id = 1 AND deleted_at IS NULL")
     name = anyone.get("/api/v1/products/1").json()["name"]
-    report = staff.post("/api/v1/admin/import", content=body,
-                        headers={"Content-Type": "application/json"}, timeout=60).json()
+    report = staff.post("/api/v1/admin/import", content=body, headers={"Content-Type": "application/json"}).json()
     assert (report["imported"], report["updated"], report["failed"]) == (194, 0, 0), report
     assert shop.value("SELECT count(*) FROM shop.product WHERE tenant_id = 1 AND deleted_at IS NULL") == before + 194
     assert anyone.get("/api/v1/products/1").json()["name"] == name
