@@ -286,17 +286,23 @@ def test_only_changed_texts_are_computed(embed, small, tmp_path):
 def test_a_run_that_is_broken_off_goes_on(program, embed, small, tmp_path):
     items(tmp_path / "items.tsv", {i: "red lamp table lighting " * 9 + str(i) for i in range(1, 5001)})
     options = ["--model", small.model, "--out", tmp_path / "v.vec", "--items", tmp_path / "items.tsv", "--json"]
-    run = subprocess.Popen([program, "embed", *map(str, options), "--checkpoint", "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                           text=True)
-    wait_for((tmp_path / "v.vec").exists, 60, "the first checkpoint")
-    run.send_signal(signal.SIGKILL)
-    run.communicate()
-    saved = len(read(tmp_path / "v.vec"))
-    assert 0 < saved < 5000
+    begin = [program, "embed", *map(str, options), "--checkpoint", "0.1"]
+
+    def broken_off():
+        """How far one came that was killed; one that had done all before the signal begins anew."""
+        (tmp_path / "v.vec").unlink(missing_ok=True)
+        run = subprocess.Popen(begin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for((tmp_path / "v.vec").exists, 60, "the first checkpoint")
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        saved = len(read(tmp_path / "v.vec"))
+        return saved < 5000 and [saved]
+
+    saved, = wait_for(broken_off, 30)
+    assert saved > 0
     # asked to stop it says how far it came
     begun = (tmp_path / "v.vec").stat().st_mtime_ns
-    run = subprocess.Popen([program, "embed", *map(str, options), "--checkpoint", "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                           text=True)
+    run = subprocess.Popen(begin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (tmp_path / "v.vec").stat().st_mtime_ns != begun or run.poll() is not None, 60, "it goes on")
     run.send_signal(signal.SIGTERM)
     out, said = run.communicate()
