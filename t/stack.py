@@ -171,6 +171,8 @@ class Stack:
         self.database = database
         self.run("init", f"DATABASE={database}")
         self.redis().flushall()
+        # a file that starts Redis anew has not the carts of the one before
+        (self.folder / "redis" / "dump.rdb").unlink(missing_ok=True)
         for folder in ("tables", "models"):
             for made in (self.folder / folder).iterdir():
                 made.unlink()
