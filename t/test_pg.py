@@ -123,8 +123,14 @@ class Probe:
         self.master = int((self.folder / "nginx.pid").read_text())
 
     def ready(self):
-        """Every worker that takes requests has all its connections."""
-        wait_for(lambda: all(self.status()[0].values()) and len({self.status()[1] for _ in range(10)}) == 2, 40, "all lanes serve")
+        """Each of the two workers has all its connections."""
+        def serves():
+            # many at once: those of an idle machine, one after another, may all go to the same worker
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:
+                told = list(pool.map(lambda _: self.status(), range(16)))
+            return len({pid for _, pid in told}) == 2 and all(all(lanes.values()) for lanes, _ in told)
+
+        wait_for(serves, 40, "all lanes serve at both workers")
 
     def status(self):
         text = httpx.get(self.url + "/status").text
