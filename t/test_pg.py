@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import re
@@ -270,28 +271,38 @@ def test_writes_of_clients_that_left_are_done_all_the_same(probe):
         wait_for(lambda: db.execute("SELECT n FROM counter WHERE id = 3").fetchone()[0] == before + 6, 10, "all are done")
 
 
-@pytest.mark.slow
-def test_the_server_restarts_under_load(probe):
+@contextlib.contextmanager
+def load(probe, *asked):
+    """A thread for each (path, arguments) that asks until the block ends, however it ends; yields how often each status came."""
     stop, answers = threading.Event(), collections.Counter()
 
-    def load(path, **arguments):
+    def ask(path, arguments):
         while not stop.is_set():
             answers[probe.get(path, **arguments)[0]] += 1
 
-    threads = [threading.Thread(target=load, args=("/tenant",)) for _ in range(4)]
-    threads += [threading.Thread(target=load, args=("/inc",), kwargs={"k": 5 + i, "s": 0}) for i in range(4)]
+    threads = [threading.Thread(target=ask, args=one) for one in asked]
     for thread in threads:
         thread.start()
-    wait_for(lambda: answers[200] > 100, 30, "traffic")
-    probe.postgres("stop", "immediate")
-    wait_for(lambda: answers[503] > 10, 30, "refusals")
-    probe.postgres("start")
-    probe.ready()
-    after = answers[200]
-    wait_for(lambda: answers[200] > after + 100, 30, "traffic again")
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.slow
+def test_the_server_restarts_under_load(probe):
+    with load(probe, *[("/tenant", {})] * 4, *(("/inc", {"k": 5 + i, "s": 0}) for i in range(4))) as answers:
+        wait_for(lambda: answers[200] > 100, 30, "traffic")
+        probe.postgres("stop", "immediate")
+        try:
+            wait_for(lambda: answers[503] > 10, 30, "refusals")
+        finally:
+            probe.postgres("start")
+        probe.ready()
+        after = answers[200]
+        wait_for(lambda: answers[200] > after + 100, 30, "traffic again")
     assert set(answers) == {200, 503}
     assert probe.get("/inc", k=5, s=0)[0] == 200
 
@@ -317,23 +328,11 @@ def test_a_server_that_stands_still_is_given_up(probe):
 
 @pytest.mark.slow
 def test_reload_under_load(probe):
-    stop, answers = threading.Event(), collections.Counter()
-
-    def load(path, **arguments):
-        while not stop.is_set():
-            answers[probe.get(path, **arguments)[0]] += 1
-
-    threads = [threading.Thread(target=load, args=("/nap",), kwargs={"s": 0.05}) for _ in range(3)]
-    threads += [threading.Thread(target=load, args=("/inc",), kwargs={"k": 20 + i, "s": 0.05}) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for _ in range(3):
-        old = {probe.status()[1] for _ in range(10)}
-        os.kill(probe.master, signal.SIGHUP)
-        wait_for(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in old), 10, "old workers left")
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with load(probe, *[("/nap", {"s": 0.05})] * 3, *(("/inc", {"k": 20 + i, "s": 0.05}) for i in range(3))) as answers:
+        for _ in range(3):
+            old = {probe.status()[1] for _ in range(10)}
+            os.kill(probe.master, signal.SIGHUP)
+            wait_for(lambda old=old: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in old), 10, "old workers left")
     assert set(answers) == {200}
 
 
