@@ -358,7 +358,7 @@ def test_redis_down_at_start(shop):
     shop.stop("nginx", "redis")
     shop.run("start", "nginx")
     try:
-        wait_for(lambda: is_ready(shop) and is_ready(shop).json()["services"]["postgres"], 20)
+        shop.ready()
         assert is_ready(shop).json()["services"]["redis"] is False
         edge = shop.user()
         added = edge.post("/api/v1/cart/items", json={"product_id": 4, "quantity": 1})
