@@ -68,8 +68,9 @@ class Node:
             return self.get("/up") == 200
 
     def has_redis(self):
-        """Each worker has its connection."""
-        return set(self.workers()) <= {int(pid) for pid in re.findall(r" (\d+)#\d+: redis \S+ ready", self.log())}
+        """Each worker has its connection; the master may not have made both of them yet."""
+        workers = self.workers()
+        return len(workers) == 2 and set(workers) <= {int(pid) for pid in re.findall(r" (\d+)#\d+: redis \S+ ready", self.log())}
 
     def get(self, path):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
