@@ -62,11 +62,13 @@ def test_each_piece_of_work_is_done_once(shop, there):
 
 def test_more_and_a_knock_come_before_the_interval(shop, there):
     before = rounds(shop)
+    began = shop.value("SELECT clock_timestamp()")
     with shop.configured(http="commerce_job probe call=api.probe_job interval=1h batch=2;"):
         # the first round comes soon whatever the interval is
         wait_for(lambda: rounds(shop) > before, PATIENCE, "a first round")
-        wait_for(lambda: shop.value("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%commerce_job%%'"), PATIENCE,
-                 "a worker listens")
+        # idle: LISTEN has been committed; not the connection of a worker that has just ended
+        wait_for(lambda: shop.value("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%commerce_job%%' AND state = 'idle' "
+                                    "AND backend_start > %s", began), PATIENCE, "a worker listens")
         ids = put(shop, 9, url=f"{there.url}/echo")
         with shop.db() as db:
             db.execute("NOTIFY commerce_job, 'someone_else'")
