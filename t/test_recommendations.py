@@ -136,7 +136,8 @@ def test_status_and_health_tell_version_and_age(shop, trained):
     assert 0 <= told["age_seconds"] < 600
     assert told["models"] == {"collaborative": "ridge", "content": "tfidf"}
     with shop.edge() as edge:
-        health = edge.get("/health").json()
+        # which is counted when the loader has looked at all files, after it has shown the table
+        health = wait_for(lambda: (told := edge.get("/health").json())["recommendations"]["tables"] and told, 20, "the table is counted")
     assert health["checks"]["ml_engine"] == "healthy"
     assert health["recommendations"]["tables"] == 1
     assert health["recommendations"]["generation"] == trained.generation
