@@ -450,13 +450,15 @@ def test_tables_change_under_load_without_a_torn_answer(shop, trained, products)
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(look) for _ in range(4)]
-        for generation, path in files:
-            trained.put(path)
-            trained.shown(generation)
-        before = shop.reload()
-        trained.put(files[0][1])
-        trained.shown(files[0][0])
-        stop.set()
+        try:
+            for generation, path in files:
+                trained.put(path)
+                trained.shown(generation)
+            before = shop.reload()
+            trained.put(files[0][1])
+            trained.shown(files[0][0])
+        finally:
+            stop.set()
         assert sum(f.result() for f in futures) > 50
     assert not before & set(shop.workers())
     trained.publish()
@@ -480,13 +482,15 @@ def test_workers_killed_during_load_and_swap(shop, trained, products):
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(look) for _ in range(2)]
-        for n in range(8):
-            trained.put(files[n % 2])
-            time.sleep(random.random() * 0.5)       # somewhere in the loader's second
-            shop.kill_worker(n % 2)
-            count = len(good)
-            wait_for(lambda count=count: len(good) > count or any(f.done() for f in futures), 20, "answers")
-        stop.set()
+        try:
+            for n in range(8):
+                trained.put(files[n % 2])
+                time.sleep(random.random() * 0.5)       # somewhere in the loader's second
+                shop.kill_worker(n % 2)
+                count = len(good)
+                wait_for(lambda count=count: len(good) > count or any(f.done() for f in futures), 20, "answers")
+        finally:
+            stop.set()
         for future in futures:
             future.result()
     wait_for(lambda: status(shop).get("generation") in (trained.generation, trained.generation - 1), 20)
