@@ -150,8 +150,14 @@ def test_who_would_wait_too_long_is_refused_at_once(shop, undisturbed):
     """One lane that needs 50 ms for each: of many that come while it stands still as many may wait as it does in 500 ms."""
     patient = (NARROW[0], NARROW[1].replace("queue=8", "queue=64"))
     with shop.configured(**undisturbed, shed=True, replace=[ONE_WORKER, patient, (r" wait=10s", " wait=500ms")]), shop.db() as gate:
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: shop.edge().get("/api/v1/probe/slow?ms=50"), range(24)))
+        # the pace is measured while somebody waits: all of them do, whatever this program takes to read the answers
+        learnt = [shop.connect() for _ in range(24)]
+        for s in learnt:
+            s.sendall(b"GET /api/v1/probe/slow?ms=50 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        for s in learnt:
+            with s:
+                while s.recv(65536):
+                    pass
 
         gate.execute("SELECT pg_advisory_lock(4711)")
         asked = [Asked(shop, "/api/v1/probe/class/checkout") for _ in range(20)]
