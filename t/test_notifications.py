@@ -1,5 +1,6 @@
 """Notifications up to what the edge is to send: templates, mails, preferences, adapters, the log; and the mail catcher."""
 
+import concurrent.futures
 import email
 import email.policy
 import json
@@ -248,6 +249,28 @@ def test_guests_are_told_and_who_was_erased_is_not(shop, staff):
     order = buy(shop, shop.edge(token=token))
     assert staff.post(f"/api/v1/admin/customers/{user}/erase").status_code < 300
     feed(shop)
+    assert told(shop, order) == {}
+
+
+def test_who_is_erased_while_an_order_is_told_of_is_not_told(shop):
+    """The erasure waits for the consumer, whose notification goes with everything else."""
+    (user, token), = shop.customers(1)
+    order = buy(shop, shop.edge(token=token))
+    feed(shop)
+    with shop.db() as consumer, shop.db() as erasure, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for db in (consumer, erasure):
+            db.execute("SELECT set_config('commerce.tenant_id', '1', false)")
+        consumer.execute("DELETE FROM shop.notification WHERE data ->> 'order_id' = %s", [order["id"]])
+        with consumer.transaction():
+            asked = consumer.execute(
+                "SELECT consumer.notify_order((x.event_id, x.tenant_id, x.topic, x.type, x.aggregate, x.aggregate_id, x.aggregate_version, "
+                "x.payload::jsonb, x.correlation_id, x.traceparent, x.created_at)::event.message) FROM event.outbox x "
+                "WHERE x.aggregate_id = %s AND x.type = 'OrderConfirmed'", [order["id"]]).fetchall()
+            assert len(asked) == 1
+            erased = pool.submit(erasure.execute, "SELECT domain.user_erase(%s)", [user])
+            wait_for(lambda: erased.done() or shop.rows("SELECT pid FROM pg_stat_activity WHERE query LIKE '%user_erase%' "
+                                                        "AND wait_event_type = 'Lock'"), 20, "the erasure waits, or is through")
+        erased.result()
     assert told(shop, order) == {}
 
 

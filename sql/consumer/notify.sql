@@ -24,10 +24,11 @@ BEGIN
         SELECT * INTO o FROM shop.orders x WHERE x.tenant_id = m.tenant_id AND x.id = (m.payload ->> 'order_id')::uuid;
         CONTINUE WHEN NOT FOUND OR kind IS NULL OR (kind = 'order-cancelled' AND NOT o.timeline @> '[{"status": "confirmed"}]');
 
-        -- as the account says now; what was given with the order is for guests
+        -- as the account says now, which no erasure ends before this is written; what was given with the order is for guests
         SELECT u.email INTO recipient
           FROM shop.app_user u
-         WHERE u.tenant_id = o.tenant_id AND u.id = o.user_id AND u.deleted_at IS NULL;
+         WHERE u.tenant_id = o.tenant_id AND u.id = o.user_id AND u.deleted_at IS NULL
+           FOR KEY SHARE;
         recipient := coalesce(recipient, CASE WHEN o.user_id IS NULL THEN o.email END);
         CONTINUE WHEN recipient IS NULL;
 
