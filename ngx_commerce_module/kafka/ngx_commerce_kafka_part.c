@@ -10,8 +10,8 @@
 
 #define NGX_COMMERCE_KAFKA_RECORDS    100           /* of a batch, at most */
 #define NGX_COMMERCE_KAFKA_BYTES      (512 * 1024)  /* a batch that has so much takes no further record */
-#define NGX_COMMERCE_KAFKA_FULL       500           /* records that wait in a partition: it is paused */
-#define NGX_COMMERCE_KAFKA_LOW        100           /* and goes on */
+#define NGX_COMMERCE_KAFKA_FULL       5000          /* records that wait in a partition: it is paused */
+#define NGX_COMMERCE_KAFKA_LOW        1000          /* and goes on */
 #define NGX_COMMERCE_KAFKA_HELD       (4 * 1024 * 1024)     /* bytes that wait: paused, too */
 #define NGX_COMMERCE_KAFKA_PATIENCE   30000         /* ms at most between two attempts */
 
