@@ -7,7 +7,7 @@
 #include "ngx_commerce_crash.h"
 
 
-#define NGX_COMMERCE_KAFKA_PACE     10          /* ms between claims of a lane that found less than it would take */
+#define NGX_COMMERCE_KAFKA_PACE     40          /* ms between claims of a lane that found less than it would take */
 
 
 static void ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
