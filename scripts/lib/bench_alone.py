@@ -131,14 +131,15 @@ def median(windows, name):
 
 
 def measure(row, alone, options):
-    """One row.  Where no window was calm, the rates are those of all."""
+    """One row.  Where no window was calm, the rates are those of all; the ratio is that of neighbours, which share the machine's mood."""
     most = run(row, alone, 0, 2 * options.pairs)
     rated = {side: calm(most[side]) or most[side] for side in SIDES}
+    ratios = sorted(ours['rate'] / limit['rate'] for ours, limit in zip(*(most[side] for side in SIDES)))
     offered = round(median(rated['ours'], 'rate') / 2)
     half = run(row, alone, offered, 2 * options.pairs)
 
     result = {'class': row.name, 'precedence': alone.before, 'windows': 2 * options.pairs, 'offered': offered,
-              'ratio': round(median(rated['ours'], 'rate') / median(rated['limit'], 'rate'), 3)}
+              'ratio': round(statistics.median(ratios), 3), 'ratios': [round(ratio, 3) for ratio in ratios]}
     for side in SIDES:
         rates = sorted(window['rate'] for window in rated[side])
         result[side] = {'rate': round(median(rated[side], 'rate')), 'lowest': round(rates[0]), 'highest': round(rates[-1]),
