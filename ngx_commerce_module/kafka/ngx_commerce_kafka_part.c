@@ -13,6 +13,7 @@
 #define NGX_COMMERCE_KAFKA_FULL       5000          /* records that wait in a partition: it is paused */
 #define NGX_COMMERCE_KAFKA_LOW        1000          /* and goes on */
 #define NGX_COMMERCE_KAFKA_HELD       (4 * 1024 * 1024)     /* bytes that wait: paused, too */
+#define NGX_COMMERCE_KAFKA_BESIDES    512           /* bytes of a record besides its payload: key, headers, what librdkafka and we keep of it */
 #define NGX_COMMERCE_KAFKA_PATIENCE   30000         /* ms at most between two attempts */
 
 
@@ -104,7 +105,7 @@ ngx_commerce_kafka_part_take(ngx_commerce_kafka_part_t *part,
 
     ngx_queue_insert_tail(&part->waiting, &held->queue);
     part->n++;
-    part->bytes += message->len;
+    part->bytes += message->len + NGX_COMMERCE_KAFKA_BESIDES;
 
     if (part->n >= NGX_COMMERCE_KAFKA_FULL
         || part->bytes >= NGX_COMMERCE_KAFKA_HELD)
@@ -155,7 +156,7 @@ ngx_commerce_kafka_part_drop(ngx_commerce_kafka_part_t *part, ngx_uint_t n)
 
         ngx_queue_remove(q);
         part->n--;
-        part->bytes -= held->message->len;
+        part->bytes -= held->message->len + NGX_COMMERCE_KAFKA_BESIDES;
 
         rd_kafka_event_destroy(held->event);
         ngx_free(held);
