@@ -174,6 +174,12 @@ def test_the_gate(train, market, tmp_path):
     train("fit", "--train", market / "events.tsv", "--out", tmp_path / "bad.sim", "--popularity", 100, "--generation", 9)
     assert "--force" in train("publish", tmp_path / "bad.sim", "--to", tmp_path / "live.sim", code=4).stderr
     assert (tmp_path / "live.sim").read_bytes() == live
+    # what nobody has measured is not said to be worse, and does not take the place of what was
+    train("fit", "--train", market / "events.tsv", "--out", tmp_path / "blind.sim", "--no-evaluate", "--generation", 9)
+    assert "blind.sim is not measured" in train("publish", tmp_path / "blind.sim", "--to", tmp_path / "live.sim", code=4).stderr
+    assert (tmp_path / "live.sim").read_bytes() == live
+    train("publish", tmp_path / "blind.sim", "--to", tmp_path / "blind-live.sim")
+    train("publish", tmp_path / "good.sim", "--to", tmp_path / "blind-live.sim")
     train("fit", "--train", market / "events.tsv", "--out", tmp_path / "other.sim", "--tenant", 2)
     assert "tenant 2" in train("publish", tmp_path / "other.sim", "--to", tmp_path / "live.sim", code=4).stderr
     # an older generation is a newer one once it is published

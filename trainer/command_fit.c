@@ -55,7 +55,7 @@ static const train_option_t  train_fit_options[] = {
       "keeps what was tuned and measured, until the table is written", 0, 0,
       NULL },
     { "no-evaluate", TRAIN_FLAG, &train_blind, NULL,
-      "do not measure: the publish gate cannot compare it", 0, 0, NULL },
+      "do not measure: publish puts it over a measured one by --force only", 0, 0, NULL },
     TRAIN_SETTINGS_OPTIONS,
     { NULL, 0, NULL, NULL, NULL, 0, 0, NULL }
 };
@@ -128,7 +128,9 @@ train_fit_main(int argc, char **argv)
     }
 
     if (comparison.n != 0) {
-        identity.ndcg = comparison.one[0].metrics.ndcg20;
+        /* 0 is "not measured" */
+        identity.ndcg = comparison.one[0].metrics.ndcg20 > 0
+                        ? comparison.one[0].metrics.ndcg20 : 1e-6;
         identity.coverage = comparison.one[0].metrics.coverage;
     }
 

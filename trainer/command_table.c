@@ -296,6 +296,12 @@ train_gate(const char *name, const train_table_t *table,
                    (unsigned long) before->tenant_id);
     }
 
+    if (now->ndcg == 0 && before->ndcg != 0) {
+        train_fail(TRAIN_REFUSED, "%s is not measured, the last table is: "
+                   "NDCG@20 %.4f. Nothing says that it is no worse; --force "
+                   "puts it there all the same", name, before->ndcg);
+    }
+
     if (now->ndcg < before->ndcg * TRAIN_WORSE) {
         train_fail(TRAIN_REFUSED, "%s has NDCG@20 %.4f, the last table %.4f: "
                    "more than 5 %% worse. See its report, or --force", name,
