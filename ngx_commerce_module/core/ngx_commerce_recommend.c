@@ -669,7 +669,7 @@ ngx_commerce_recommend_list(const ngx_commerce_similarity_t *table,
     const ngx_commerce_recommend_query_t *query,
     ngx_commerce_recommend_answer_t *answers)
 {
-    uint32_t                                i, n, count, limit;
+    uint32_t                                i, k, n, count, limit;
     const ngx_commerce_similarity_entry_t  *entries;
 
     limit = (query->limit < NGX_COMMERCE_RECOMMEND_LIMIT)
@@ -679,8 +679,15 @@ ngx_commerce_recommend_list(const ngx_commerce_similarity_t *table,
 
     for (i = 0; i < count && n < limit; i++) {
 
-        if (query->excluded != NULL
-            && query->excluded(query->ctx, entries[i].item))
+        /* that a list names nothing twice is too dear to check of a whole table */
+
+        for (k = 0; k < n && answers[k].item != entries[i].item; k++) {
+            /* void */
+        }
+
+        if (k < n
+            || (query->excluded != NULL
+                && query->excluded(query->ctx, entries[i].item)))
         {
             continue;
         }

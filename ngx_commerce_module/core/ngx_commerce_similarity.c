@@ -22,6 +22,8 @@ static const char *ngx_commerce_similarity_check(
     const ngx_commerce_similarity_t *table);
 static const char *ngx_commerce_similarity_rows(
     const ngx_commerce_similarity_row_t *row, uint32_t n, uint32_t items);
+static bool ngx_commerce_similarity_twice(
+    const ngx_commerce_similarity_row_t *row);
 static const char *ngx_commerce_similarity_lists(
     const ngx_commerce_similarity_t *table);
 static bool ngx_commerce_similarity_within(float x, float max);
@@ -267,9 +269,42 @@ ngx_commerce_similarity_rows(const ngx_commerce_similarity_row_t *row,
                 return "a row's weights do not descend";
             }
         }
+
+        if (ngx_commerce_similarity_twice(row)) {
+            return "a row names a product twice";
+        }
     }
 
     return NULL;
+}
+
+
+/* Only products that share a bit are compared: a row of 50 has a few of those. */
+
+static bool
+ngx_commerce_similarity_twice(const ngx_commerce_similarity_row_t *row)
+{
+    uint32_t  i, k;
+    uint64_t  bit, seen[16];
+
+    memset(seen, 0, sizeof(seen));
+
+    for (i = 0; i < row->count; i++) {
+        bit = UINT64_C(1) << row->item[i] % 64;
+
+        if (seen[row->item[i] / 64 % 16] & bit) {
+
+            for (k = 0; k < i; k++) {
+                if (row->item[k] == row->item[i]) {
+                    return true;
+                }
+            }
+        }
+
+        seen[row->item[i] / 64 % 16] |= bit;
+    }
+
+    return false;
 }
 
 

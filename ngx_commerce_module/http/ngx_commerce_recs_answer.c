@@ -72,8 +72,12 @@ ngx_commerce_recs_body(ngx_commerce_request_t *c,
     len = sizeof("{\"data\":[],\"model\":}") + state->model.len
           + state->limit * (NGX_COMMERCE_RECS_EXPLAIN);
 
-    for (i = 0; i < state->cards.nelts; i++) {
+    for (i = 0; i < state->cards.nelts && state->fallback; i++) {
         len += card[i].text.len;
+    }
+
+    for (i = 0; i < state->nchoices && !state->fallback; i++) {
+        len += ngx_commerce_recs_known(state, state->choices[i].id)->text.len;
     }
 
     p = ngx_pnalloc(c->request->pool, len);

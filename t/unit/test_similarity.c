@@ -260,7 +260,7 @@ hostile(void **state)
     static parts_t              bad;
     ngx_commerce_similarity_t   t;
 
-    for (i = 0; i < 20; i++) {
+    for (i = 0; i < 22; i++) {
         fill(&bad);
 
         switch (i) {
@@ -284,6 +284,11 @@ hostile(void **state)
         case 17: memset(bad.about.content, 'x', 32); break;
         case 18: bad.about.diversity = -1; break;
         case 19: bad.about.event_weight[2] = NAN; break;
+        case 20: bad.rows[5].item[2] = bad.rows[5].item[0]; break;
+        case 21:
+            bad.cold_rows[1].count = 2;
+            bad.cold_rows[1].item[1] = bad.cold_rows[1].item[0];
+            break;
         }
 
         bytes = build(&bad, &size);
@@ -499,6 +504,34 @@ without_history(void **state)
 }
 
 
+/* open() does not look for it in the lists: an answer has each product once all the same. */
+
+static void
+list_of_one_thing(void **state)
+{
+    size_t                           size;
+    uint8_t                         *bytes;
+    const char                      *why;
+    static parts_t                   p;
+    ngx_commerce_similarity_t        t;
+    ngx_commerce_recommend_query_t   query;
+    ngx_commerce_recommend_answer_t  a[10];
+
+    fill(&p);
+    p.entries[ITEMS + 1].item = p.entries[ITEMS].item;
+    bytes = build(&p, &size);
+    assert_int_equal(ngx_commerce_similarity_open(&t, bytes, size, &why),
+                     NGX_COMMERCE_OK);
+
+    ngx_commerce_recommend_query(&t, &query);
+    assert_int_equal(ngx_commerce_recommend_list(&t,
+                         NGX_COMMERCE_LIST_TRENDING, 0, &query, a), 1);
+    assert_int_equal(a[0].item, p.entries[ITEMS].item);
+
+    free(bytes);
+}
+
+
 static void
 similar(void **state)
 {
@@ -613,6 +646,7 @@ main(void)
         cmocka_unit_test_setup_teardown(reads, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged, setup, teardown),
         cmocka_unit_test(hostile),
+        cmocka_unit_test(list_of_one_thing),
         cmocka_unit_test_setup_teardown(personal, setup, teardown),
         cmocka_unit_test_setup_teardown(times, setup, teardown),
         cmocka_unit_test_setup_teardown(without_history, setup, teardown),
