@@ -7,6 +7,7 @@
 
 
 #define NGX_COMMERCE_SIMILARITY_ITEMS_MAX  (1U << 30)
+#define NGX_COMMERCE_SIMILARITY_TIME_MAX   INT64_C(253402300799999)  /* 9999-12-31 */
 
 
 _Static_assert(sizeof(ngx_commerce_similarity_row_t) == 256, "a row");
@@ -26,6 +27,7 @@ static bool ngx_commerce_similarity_twice(
     const ngx_commerce_similarity_row_t *row);
 static const char *ngx_commerce_similarity_lists(
     const ngx_commerce_similarity_t *table);
+static bool ngx_commerce_similarity_name(const char name[32]);
 static bool ngx_commerce_similarity_within(float x, float max);
 
 
@@ -212,10 +214,16 @@ ngx_commerce_similarity_about(const ngx_commerce_similarity_about_t *about)
 {
     unsigned  i;
 
-    if (memchr(about->collaborative, '\0', sizeof(about->collaborative)) == NULL
-        || memchr(about->content, '\0', sizeof(about->content)) == NULL)
+    if (!ngx_commerce_similarity_name(about->collaborative)
+        || !ngx_commerce_similarity_name(about->content))
     {
-        return "a model's name does not end";
+        return "a model's name does not end or is none";
+    }
+
+    if (about->created < 0
+        || about->created > NGX_COMMERCE_SIMILARITY_TIME_MAX)
+    {
+        return "the time when it was made is impossible";
     }
 
     if (!ngx_commerce_similarity_within(about->content_weight, 1000)
@@ -342,6 +350,25 @@ ngx_commerce_similarity_lists(const ngx_commerce_similarity_t *table)
     }
 
     return NULL;
+}
+
+
+/* As it is told in JSON: of letters, digits and the like. */
+
+static bool
+ngx_commerce_similarity_name(const char name[32])
+{
+    unsigned  i;
+
+    for (i = 0; i < 32 && name[i] != '\0'; i++) {
+        if (name[i] <= ' ' || name[i] > '~' || name[i] == '"'
+            || name[i] == '\\')
+        {
+            return false;
+        }
+    }
+
+    return i < 32;
 }
 
 

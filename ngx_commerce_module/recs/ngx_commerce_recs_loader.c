@@ -317,8 +317,9 @@ ngx_commerce_recs_round_load(ngx_commerce_recs_round_t *round, int fd,
         && ngx_commerce_similarity_open(&table, data, file->size, &why)
            == NGX_COMMERCE_OK)
     {
-        why = (table.about->tenant_id == tenant) ? NULL
-              : "it is another tenant's";
+        why = (table.about->tenant_id != tenant) ? "it is another tenant's"
+              : (table.ids[table.items - 1] > INT64_MAX)
+              ? "its products have names instead of ids" : NULL;
     }
 
     if (why) {

@@ -260,7 +260,7 @@ hostile(void **state)
     static parts_t              bad;
     ngx_commerce_similarity_t   t;
 
-    for (i = 0; i < 22; i++) {
+    for (i = 0; i < 25; i++) {
         fill(&bad);
 
         switch (i) {
@@ -289,6 +289,9 @@ hostile(void **state)
             bad.cold_rows[1].count = 2;
             bad.cold_rows[1].item[1] = bad.cold_rows[1].item[0];
             break;
+        case 22: strcpy(bad.about.content, "a\"b"); break;
+        case 23: strcpy(bad.about.collaborative, "\xff"); break;
+        case 24: bad.about.created = INT64_MAX; break;
         }
 
         bytes = build(&bad, &size);
