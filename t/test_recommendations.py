@@ -408,6 +408,42 @@ def test_a_bad_file_changes_nothing(shop, trained):
         wait_for(lambda: edge.get("/health").json()["checks"]["ml_engine"] == "healthy", 5)
 
 
+def test_a_refusal_lasts_as_long_as_its_file(shop, trained):
+    """Back by rename(), readable again, deleted: what is told of is what is there now; also of a shop without a table."""
+    shop.expect_log(r"Permission denied")
+    file, kept = trained.folder / "1.sim", trained.folder / "kept"
+    edge = shop.edge()
+
+    def engine(state):
+        wait_for(lambda: edge.get("/health").json()["checks"]["ml_engine"] == state, 20, state)
+
+    file.rename(kept)
+    trained.put(b"no table")
+    engine("degraded")
+    kept.rename(file)
+    engine("healthy")
+    path = trained.train()
+    file.unlink()
+    trained.put(b"no table")
+    engine("degraded")
+    file.unlink()
+    engine("healthy")
+    trained.put(b"no table", tenant=3)
+    engine("degraded")
+    (trained.folder / "3.sim").unlink()
+    engine("healthy")
+    if os.getuid() == 0:
+        shutil.copy(path, kept)
+        kept.chmod(0)
+        kept.rename(file)
+        engine("degraded")
+        file.chmod(0o644)
+    else:
+        trained.put(path)
+    trained.shown(trained.generation)
+    engine("healthy")
+
+
 def test_a_file_that_is_written_over_in_place_harms_nobody(shop, trained):
     """Nothing points into the file: it may be cut off under the edge's feet."""
     path = trained.folder / "1.sim"

@@ -24,7 +24,7 @@
 #include "ngx_commerce_tables.h"
 
 
-#define NGX_COMMERCE_TABLES_MAGIC      UINT64_C(0x6e63745f74616231)
+#define NGX_COMMERCE_TABLES_MAGIC      UINT64_C(0x6e63745f74616232)
 #define NGX_COMMERCE_TABLES_PER_SHOP   (16 * 1024)
 #define NGX_COMMERCE_TABLES_SHOPS_MIN  64
 #define NGX_COMMERCE_TABLES_SHOPS_MAX  65536
@@ -415,6 +415,39 @@ ngx_commerce_tables_refuse(ngx_commerce_tables_t *tables, uint64_t shop,
         entry->refused = *file;
         atomic_fetch_add(&entry->refusals, 1);
     }
+}
+
+
+void
+ngx_commerce_tables_forgive(ngx_commerce_tables_t *tables, uint64_t shop)
+{
+    ngx_commerce_tables_shop_t  *entry;
+
+    entry = ngx_commerce_tables_entry(tables, shop, false);
+
+    if (entry) {
+        memset(&entry->refused, 0, sizeof(entry->refused));
+    }
+}
+
+
+uint64_t
+ngx_commerce_tables_next_refused(const ngx_commerce_tables_t *tables,
+    uint64_t from, uint64_t *shop)
+{
+    ngx_commerce_tables_shop_t  *entries;
+
+    entries = ngx_commerce_tables_at(tables->shm, tables->shm->shops_at);
+
+    for ( /* void */ ; from <= tables->shm->shops_mask; from++) {
+
+        if (entries[from].refused.inode) {
+            *shop = atomic_load(&entries[from].shop);
+            return from + 1;
+        }
+    }
+
+    return 0;
 }
 
 

@@ -39,6 +39,7 @@ typedef struct {
     uint64_t  inode;
     uint64_t  modified;                 /* ns since 1970 */
     uint64_t  size;
+    uint64_t  changed;                  /* as modified; by a rename or chmod, too */
 } ngx_commerce_tables_file_t;
 
 
@@ -138,6 +139,16 @@ bool ngx_commerce_tables_note(const ngx_commerce_tables_t *tables,
 
 void ngx_commerce_tables_refuse(ngx_commerce_tables_t *tables, uint64_t shop,
     const ngx_commerce_tables_file_t *file);
+
+/* The file that was refused is not there any more. */
+
+void ngx_commerce_tables_forgive(ngx_commerce_tables_t *tables,
+    uint64_t shop);
+
+/* As next(), for the loader: the shops whose last file was refused, with a table or without. */
+
+uint64_t ngx_commerce_tables_next_refused(const ngx_commerce_tables_t *tables,
+    uint64_t from, uint64_t *shop);
 
 /* The shops that have a table, "from" 0 on: returns where to go on, 0 at the end.  Any process may ask. */
 

@@ -139,8 +139,8 @@ ngx_commerce_native_health(ngx_commerce_request_t *c,
     /* the table before a refused one goes on: worth a look, not an alarm */
 
     engine = !state.recs.configured ? "disabled"
-             : state.recs.tables == 0 ? "not_trained"
-             : state.recs.refused ? "degraded" : "healthy";
+             : state.recs.refused ? "degraded"
+             : state.recs.tables == 0 ? "not_trained" : "healthy";
 
     /* events wait in the outbox and in the topics: nothing is lost, it comes late */
 

@@ -250,9 +250,13 @@ ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round, int dir,
 
     ngx_commerce_recs_file(&st, &file);
 
+    /* what came back by a rename, or may be read since a chmod, is tried again */
+
     if (ngx_commerce_tables_note(&round->tables, tenant, &note)
-        && (ngx_commerce_recs_same(&file, &note.file)
-            || ngx_commerce_recs_same(&file, &note.refused)))
+        && ((ngx_commerce_recs_same(&file, &note.file)
+             && file.changed == note.file.changed)
+            || (ngx_commerce_recs_same(&file, &note.refused)
+                && file.changed == note.refused.changed)))
     {
         return;
     }
@@ -443,6 +447,20 @@ ngx_commerce_recs_round_gone(ngx_commerce_recs_round_t *round, int dir)
             round->gone[round->ngone++] = tenant;
         }
     }
+
+    at = 0;
+
+    while ((at = ngx_commerce_tables_next_refused(&round->tables, at, &tenant))
+           != 0)
+    {
+        *ngx_sprintf(name, "%uL%s", tenant, NGX_COMMERCE_RECS_SUFFIX) = '\0';
+
+        if (fstatat(dir, (char *) name, &st, 0) == -1
+            && ngx_errno == NGX_ENOENT)
+        {
+            ngx_commerce_tables_forgive(&round->tables, tenant);
+        }
+    }
 }
 
 
@@ -455,7 +473,6 @@ ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round)
     uint64_t                      at, tenant, tables, refused, generation;
     int64_t                       created;
     ngx_commerce_similarity_t     table;
-    ngx_commerce_tables_note_t    note;
     ngx_commerce_tables_found_t   found;
 
     tables = 0;
@@ -467,12 +484,6 @@ ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round)
     while ((at = ngx_commerce_tables_next(&round->tables, at, &tenant)) != 0) {
         tables++;
 
-        if (ngx_commerce_tables_note(&round->tables, tenant, &note)
-            && note.refused.size + note.refused.modified != 0)
-        {
-            refused++;
-        }
-
         if (ngx_commerce_tables_find(&round->tables, tenant, &found)
             && ngx_commerce_similarity_attach(&table, found.data, found.size,
                                               &why)
@@ -482,6 +493,12 @@ ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round)
             created = table.about->created;
             generation = table.about->generation;
         }
+    }
+
+    while ((at = ngx_commerce_tables_next_refused(&round->tables, at, &tenant))
+           != 0)
+    {
+        refused++;
     }
 
     round->sh->generation = generation;
@@ -523,6 +540,8 @@ ngx_commerce_recs_file(const struct stat *st, ngx_commerce_tables_file_t *file)
     file->modified = (uint64_t) st->st_mtim.tv_sec * 1000000000
                      + st->st_mtim.tv_nsec;
     file->size = st->st_size;
+    file->changed = (uint64_t) st->st_ctim.tv_sec * 1000000000
+                    + st->st_ctim.tv_nsec;
 }
 
 

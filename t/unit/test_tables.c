@@ -99,7 +99,7 @@ put(fixture_t *f, uint64_t shop, size_t size, uint64_t serial)
 {
     void                        *data;
     ngx_commerce_tables_rc_t     rc;
-    ngx_commerce_tables_file_t   file = { serial, serial, size };
+    ngx_commerce_tables_file_t   file = { serial, serial, size, serial };
 
     rc = ngx_commerce_tables_reserve(&f->tables, size, &data);
 
@@ -153,9 +153,10 @@ test_what_is_published_is_found(void **state)
 static void
 test_a_refused_file_is_remembered(void **state)
 {
+    uint64_t                     shop;
     fixture_t                   *f = *state;
     ngx_commerce_tables_note_t   note;
-    ngx_commerce_tables_file_t   bad = { 5, 6, 7 };
+    ngx_commerce_tables_file_t   bad = { 5, 6, 7, 8 };
 
     assert_int_equal(put(f, 1, 1000, 1), NGX_COMMERCE_TABLES_OK);
     ngx_commerce_tables_refuse(&f->tables, 1, &bad);
@@ -171,6 +172,15 @@ test_a_refused_file_is_remembered(void **state)
     assert_true(ngx_commerce_tables_note(&f->tables, 1, &note));
     assert_int_equal(note.refused.modified, 0);
     assert_int_equal(note.refusals, 1);
+    assert_int_equal(ngx_commerce_tables_next_refused(&f->tables, 0, &shop), 0);
+
+    /* of a shop that never had a table, until the file is gone */
+
+    ngx_commerce_tables_refuse(&f->tables, 9, &bad);
+    assert_int_not_equal(ngx_commerce_tables_next_refused(&f->tables, 0, &shop), 0);
+    assert_int_equal(shop, 9);
+    ngx_commerce_tables_forgive(&f->tables, 9);
+    assert_int_equal(ngx_commerce_tables_next_refused(&f->tables, 0, &shop), 0);
 }
 
 
