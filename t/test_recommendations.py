@@ -155,6 +155,18 @@ def test_similar_products_are_those_bought_together(shop, trained, products):
     assert hits / total > 0.8
 
 
+def test_a_category_that_the_table_does_not_list_shows_what_is_popular(shop, trained, staff, products):
+    """One that only holds others, or is newer than the table."""
+    parent = staff.post("/api/v1/categories", json={"name": "Above", "slug": "above"}).json()["id"]
+    child = shop.rows("SELECT id, slug, name, version FROM shop.category WHERE tenant_id = 1 AND id = %s", products[0]["category_id"])[0]
+    moved = staff.put(f"/api/v1/categories/{child['id']}", json={"name": child["name"], "slug": child["slug"], "parent_id": parent},
+                      headers={"If-Match": f'"{child["version"]}"'})
+    assert moved.status_code == 200, moved.text
+    with shop.edge() as edge:
+        cards = listed(edge, "/api/v1/products/trending", category="above", limit=40)
+    assert cards and {c["category"]["slug"] for c in cards} == {child["slug"]}
+
+
 def test_an_interaction_changes_the_next_answer(shop, trained, products):
     """New customers see what is popular; one view later what goes with it, whichever worker answers."""
     customer = shop.user()

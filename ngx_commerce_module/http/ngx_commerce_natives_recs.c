@@ -61,6 +61,8 @@ static uint32_t ngx_commerce_recs_answers(
     uint32_t limit, ngx_commerce_recommend_query_t *query,
     ngx_commerce_recommend_event_t *events,
     ngx_commerce_recommend_answer_t *answers);
+static bool ngx_commerce_recs_listed(const ngx_commerce_similarity_t *table,
+    uint64_t category);
 static bool ngx_commerce_recs_excluded(void *ctx, uint32_t item);
 
 
@@ -398,7 +400,9 @@ ngx_commerce_recs_choose(ngx_commerce_request_t *c,
     if (table == NULL
         || (state->kind == NGX_COMMERCE_RECS_SIMILAR
             && ngx_commerce_similarity_find(table, state->product)
-               == NGX_COMMERCE_SIMILARITY_NONE))
+               == NGX_COMMERCE_SIMILARITY_NONE)
+        || (state->kind == NGX_COMMERCE_RECS_TRENDING
+            && !ngx_commerce_recs_listed(table, state->category)))
     {
         if (table) {
             ngx_commerce_recs_leave();
@@ -555,6 +559,22 @@ ngx_commerce_recs_answers(const ngx_commerce_similarity_t *table,
     }
 
     return i;
+}
+
+
+/* A category that only holds others, or is newer than the table, has no list of its own. */
+
+static bool
+ngx_commerce_recs_listed(const ngx_commerce_similarity_t *table,
+    uint64_t category)
+{
+    const ngx_commerce_similarity_entry_t  *entries;
+
+    return category == 0
+           || ngx_commerce_similarity_list(table, NGX_COMMERCE_LIST_TRENDING,
+                                           category, &entries)
+           || ngx_commerce_similarity_list(table, NGX_COMMERCE_LIST_POPULAR,
+                                           category, &entries);
 }
 
 
