@@ -1,6 +1,7 @@
 """Recommendations (L1 to L3, L5, L11, L12, L15): the table in shared memory, what customers did, what is shown."""
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import random
@@ -9,14 +10,17 @@ import shutil
 import subprocess
 import threading
 import time
+import uuid
 
 import httpx
 import pytest
 
-from stack import ROOT, wait_for
+from stack import ROOT, TENANTS, wait_for
 
 TRAIN = ROOT / "objs" / "commerce-train"
 GROUPS = 6          # of products that the same customers buy
+GUEST = {"email": "guest@example.com",
+         "shipping_address": {"name": "A Guest", "line1": "1 Road", "city": "Town", "postal_code": "12345", "country": "DE"}}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ class Tables:
         work.mkdir(exist_ok=True)
         with (work / "events.tsv").open("w") as f:
             for user in range(600):
-                for product in rng.sample(members[user % GROUPS], 5):
+                for product in rng.sample(members[user % GROUPS], min(5, len(members[user % GROUPS]))):
                     f.write(f"u{user}\t{product['id']}\t{now - rng.randrange(40 * 86400)}\tpurchase\n")
                 if favourite:
                     f.write(f"u{user}\t{favourite}\t{now - rng.randrange(86400)}\tpurchase\n")
@@ -103,6 +107,23 @@ def listed(client, path="/api/v1/recommendations", **params):
 
 def ids(cards):
     return [card["id"] for card in cards]
+
+
+def newcomer(shop, tenant="demo"):
+    """A customer who has done nothing yet."""
+    email = f"newcomer-{uuid.uuid4().hex[:12]}@example.com"
+    shop.rows("SELECT domain.user_put(%s::bigint, %s, '', 'Newcomer')", TENANTS[tenant], email)
+    return shop.user(email, tenant)
+
+
+def sold_by_acme(shop):
+    """Two products of the other shop, which has nothing at first."""
+    staff = shop.staff("acme")
+    while len(sold := ids(staff.get("/api/v1/products").json()["data"])) < 2:
+        made = staff.post("/api/v1/products", json={"name": f"Anvil {len(sold)}", "price": {"amount": 100, "currency": "EUR"},
+                                                    "stock": 5, "status": "active"})
+        assert made.status_code == 201, made.text
+    return sold
 
 
 # ---- before anything is trained ----
@@ -278,14 +299,13 @@ def test_guests_are_known_by_their_token(shop, trained, products):
 
 def test_a_guest_of_two_shops_is_two_guests(shop, trained, products):
     """With one token: what is done in the one counts in the other as little as anybody else's."""
-    with shop.db() as db:
-        theirs = db.execute("SELECT id FROM shop.product WHERE tenant_id = 2 AND deleted_at IS NULL ORDER BY id LIMIT 2").fetchall()
+    theirs = sold_by_acme(shop)
     with shop.edge() as guest, shop.edge(tenant="acme") as there:
         there.headers["X-Cart-Token"] = guest.headers["X-Cart-Token"] = guest.get("/api/v1/cart").headers["x-cart-token"]
         guest.post("/api/v1/interactions", json={"product_id": products[2]["id"], "action": "view"})
         before = ids(listed(guest))
         for product in theirs:
-            assert there.post("/api/v1/interactions", json={"product_id": product["id"], "action": "view"}).status_code == 202
+            assert there.post("/api/v1/interactions", json={"product_id": product, "action": "view"}).status_code == 202
             listed(there)
             assert ids(listed(guest)) == before
         guest.post("/api/v1/interactions", json={"product_id": products[3]["id"], "action": "click"})
@@ -333,6 +353,107 @@ def test_bought_and_dismissed_products_are_not_recommended(shop, trained, produc
     shop.start("nginx")
     trained.shown(trained.generation)
     assert not {first, second} & set(ids(listed(customer, limit=40)))
+
+
+@pytest.mark.parametrize("zone", [True, False], ids=["zone", "no-zone"])
+@pytest.mark.parametrize("who", ["customer", "guest"])
+def test_they_stay_away_however_much_is_looked_at(shop, trained, products, who, zone):
+    """Views have 50 places; what is not to be shown has its own, in memory and in what PostgreSQL tells."""
+    with contextlib.ExitStack() as stack:
+        if not zone:
+            stack.enter_context(shop.configured(replace=[(r"commerce_recent_zone [^;]*;", "")]))
+            trained.shown(trained.generation)
+        if who == "customer":
+            client = newcomer(shop)
+        else:
+            client = stack.enter_context(shop.edge())
+            client.headers["X-Cart-Token"] = client.get("/api/v1/cart").headers["x-cart-token"]
+        client.post("/api/v1/interactions", json={"product_id": products[8]["id"], "action": "view"})
+        dismissed, bought = ids(listed(client))[:2]
+        told = client.post("/api/v1/recommendations/feedback", json={"product_id": dismissed, "action": "dismiss"})
+        assert told.status_code == 202
+        assert client.post("/api/v1/cart/items", json={"product_id": bought, "quantity": 1}).status_code == 201
+        order = client.post("/api/v1/checkout", json=GUEST if who == "guest" else {})
+        assert order.status_code == 201, order.text
+        seen = [p["id"] for p in products if p["id"] not in (dismissed, bought)][:60]
+        for part in (seen[:30], seen[30:]):
+            views = [{"product_id": product, "action": "view"} for product in part]
+            assert client.post("/api/v1/interactions/batch", json={"interactions": views}).status_code == 202
+            assert not {dismissed, bought} & set(ids(listed(client, limit=40)))
+        # nor when the list is filled in from PostgreSQL
+        shop.stop("nginx")
+        shop.start("nginx")
+        trained.shown(trained.generation)
+        assert not {dismissed, bought} & set(ids(listed(client, limit=40)))
+    trained.shown(trained.generation)
+
+
+def test_before_a_training_they_stay_away_too(shop):
+    first, second = sold_by_acme(shop)
+    customer = newcomer(shop, "acme")
+    customer.post("/api/v1/recommendations/feedback", json={"product_id": first, "action": "dismiss"})
+    assert first not in ids(listed(customer)) and second in ids(listed(customer))
+
+
+def test_feedback_is_about_what_is_sold(shop, staff):
+    made = staff.post("/api/v1/products", json={"name": "Not yet", "price": {"amount": 100, "currency": "USD"}, "status": "draft"})
+    assert made.status_code == 201, made.text
+    for product in made.json()["id"], 999999999:
+        answer = newcomer(shop).post("/api/v1/recommendations/feedback", json={"product_id": product, "action": "click"})
+        assert answer.status_code == 404, answer.text
+
+
+# ---- lists are as long as they were asked to be ----
+
+def filled(cards, limit):
+    """As many as asked for, none twice, those without a score at the end."""
+    assert len(set(ids(cards))) == len(cards) == limit
+    scored = [card["score"] is not None for card in cards]
+    assert scored == sorted(scored, reverse=True)
+    assert all(card["source"] == "popular" and card["in_stock"] for card in cards if card["score"] is None)
+    return sum(scored)
+
+
+def test_a_small_table_is_filled_up_with_what_is_popular(shop, tables, products):
+    """The table knows twelve products, the shop has more: nobody gets a shorter list for having been trained."""
+    few = {p["id"] for p in products[:12]}
+    tables.publish(leave_out={p["id"] for p in products} - few, texts=False)
+    customer = newcomer(shop)
+    customer.post("/api/v1/interactions", json={"product_id": products[0]["id"], "action": "view"})
+    bought = next(p["id"] for p in products[12:] if p["id"] in ids(listed(customer, limit=40)))
+    customer.post("/api/v1/recommendations/feedback", json={"product_id": bought, "action": "dismiss"})
+    for _ in range(2):          # made, and kept
+        cards = listed(customer, limit=40, explain=True)
+        assert 0 < filled(cards, 40) <= 12
+        assert bought not in ids(cards)
+        assert cards[-1]["explanation"] == {"because_of": None, "event": None,
+                                            "components": {"content": 0, "collaborative": 0, "popularity": 1}}
+    with shop.edge() as edge:
+        assert 0 < filled(listed(edge, limit=40), 40) <= 12
+        assert 0 < filled(listed(edge, "/api/v1/products/trending", limit=40), 40) <= 12
+        first = products[0]
+        alike = listed(edge, f"/api/v1/products/{first['id']}/similar", limit=20)
+        filled(alike, len(alike))
+        assert first["id"] not in ids(alike)
+        in_category = sum(p["category_id"] == first["category_id"] for p in products) - 1
+        assert len(alike) >= min(20, in_category)
+    tables.publish()
+
+
+def test_a_table_of_what_is_not_sold_shows_what_is_popular(shop, tables, products):
+    """Trained before all products were imported anew, say."""
+    gone = Tables(shop, [{**p, "id": p["id"] + GROUPS * 1_000_000} for p in products])
+    gone.generation = tables.generation
+    gone.publish(texts=False)
+    tables.generation = gone.generation
+    customer = newcomer(shop)
+    customer.post("/api/v1/interactions", json={"product_id": products[0]["id"], "action": "view"})
+    with shop.edge() as edge:
+        assert filled(listed(customer), 10) == 0
+        assert filled(listed(edge), 10) == 0
+        assert filled(listed(edge, "/api/v1/products/trending", limit=7), 7) == 0
+        assert filled(listed(edge, f"/api/v1/products/{products[0]['id']}/similar"), 5) == 0
+    tables.publish()
 
 
 def test_what_is_sold_out_is_not_recommended(shop, trained, products, staff):
@@ -509,6 +630,35 @@ def test_tables_change_under_load_without_a_torn_answer(shop, trained, products)
             stop.set()
         assert sum(f.result() for f in futures) > 50
     assert not before & set(shop.workers())
+    trained.publish()
+
+
+def test_a_table_that_changes_while_cards_are_fetched(shop, trained, products):
+    """They were chosen from the old one: those that the new one adds are fetched too."""
+    trained.publish(favourite=products[0]["id"])
+    with shop.edge() as edge:
+        known = ids(listed(edge, "/api/v1/products/trending", limit=40))
+    favourite = next(p["id"] for p in products if p["id"] not in known)
+    path = trained.train(favourite=favourite)
+    shop.stop("nginx")          # no card is kept
+    shop.start("nginx")
+    trained.shown(trained.generation - 1)
+
+    def look():
+        with shop.edge() as edge:
+            return edge.get("/api/v1/products/trending", params={"limit": 3}).json()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with shop.db() as db, db.transaction():
+            db.execute("LOCK TABLE shop.product_card IN ACCESS EXCLUSIVE MODE")
+            answer = pool.submit(look)
+            wait_for(lambda: shop.rows("SELECT FROM pg_stat_activity WHERE usename = 'commerce_edge' AND wait_event_type = 'Lock'"),
+                     10, "the cards are asked for")
+            trained.put(path)
+            trained.shown(trained.generation)
+        body = answer.result()
+    assert body["model"]["generation"] == trained.generation
+    assert len(body["data"]) == 3 and body["data"][0]["id"] == favourite
     trained.publish()
 
 

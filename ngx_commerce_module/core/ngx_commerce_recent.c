@@ -10,6 +10,10 @@
  *
  * A ring's place is taken by fetch-and-add, so two events never meet in one
  * place unless fifty came between.  Order is by time, not by place.
+ *
+ * What is not to be shown again is one word of 32 bits: a hash of the product
+ * and the customer's key.  It is written by one store and needs no tag, for what
+ * a late process writes means nothing under another key.
  */
 
 #include <stdatomic.h>
@@ -20,7 +24,7 @@
 #include "ngx_commerce_gcra.h"
 
 
-#define NGX_COMMERCE_RECENT_MAGIC  UINT64_C(0x6e63726563656e31)
+#define NGX_COMMERCE_RECENT_MAGIC  UINT64_C(0x6e63726563656e32)
 #define NGX_COMMERCE_RECENT_WAYS   4
 #define NGX_COMMERCE_RECENT_TAG    ((1 << 18) - 1)
 #define NGX_COMMERCE_RECENT_USED   1000        /* ms, as exact as the time of use is */
@@ -28,6 +32,7 @@
 
 
 typedef _Atomic uint64_t  ngx_commerce_recent_word_t;
+typedef _Atomic uint32_t  ngx_commerce_recent_mark_t;
 
 typedef struct {
     ngx_commerce_recent_word_t   item;
@@ -42,6 +47,8 @@ typedef struct {
     ngx_commerce_recent_word_t   used;      /* ms */
     ngx_commerce_recent_word_t   next;      /* counts all events */
     ngx_commerce_recent_place_t  ring[NGX_COMMERCE_RECENT_EVENTS];
+    ngx_commerce_recent_word_t   never_next;
+    ngx_commerce_recent_mark_t   never[NGX_COMMERCE_RECENT_NEVER];  /* 0: none */
 } ngx_commerce_recent_slot_t;
 
 struct ngx_commerce_recent_shm_s {
@@ -68,6 +75,10 @@ static void ngx_commerce_recent_write(ngx_commerce_recent_slot_t *slot,
     uint64_t key, const ngx_commerce_recent_event_t *event);
 static uint32_t ngx_commerce_recent_events(ngx_commerce_recent_slot_t *slot,
     uint64_t key, ngx_commerce_recent_event_t *events);
+static void ngx_commerce_recent_marks_write(ngx_commerce_recent_slot_t *slot,
+    uint64_t key, const uint64_t *items, uint32_t n);
+static void ngx_commerce_recent_marks(ngx_commerce_recent_slot_t *slot,
+    uint64_t key, ngx_commerce_recent_never_t *never);
 static int ngx_commerce_recent_compare(const void *a, const void *b);
 
 
@@ -77,6 +88,23 @@ static inline uint64_t
 ngx_commerce_recent_tag(uint64_t key)
 {
     return (key >> 46) & NGX_COMMERCE_RECENT_TAG;
+}
+
+
+/* The finalizer of MurmurHash3; never 0. */
+
+static inline uint32_t
+ngx_commerce_recent_mark(uint64_t key, uint64_t item)
+{
+    uint32_t  mark;
+    uint64_t  h;
+
+    h = key ^ item;
+    h = (h ^ h >> 33) * UINT64_C(0xff51afd7ed558ccd);
+    h = (h ^ h >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+    mark = (uint32_t) (h >> 32);
+
+    return mark ? mark : 1;
 }
 
 
@@ -153,7 +181,7 @@ ngx_commerce_recent_read(ngx_commerce_recent_t *recent,
     ngx_commerce_str_t shop, ngx_commerce_str_t customer, int64_t now,
     int64_t valid,
     ngx_commerce_recent_event_t events[NGX_COMMERCE_RECENT_EVENTS],
-    uint32_t *n, uint64_t *state)
+    uint32_t *n, ngx_commerce_recent_never_t *never, uint64_t *state)
 {
     uint64_t                     key;
     ngx_commerce_recent_rc_t     rc;
@@ -166,6 +194,8 @@ ngx_commerce_recent_read(ngx_commerce_recent_t *recent,
 
     rc = ngx_commerce_recent_seen(slot, now, valid, state);
     *n = slot ? ngx_commerce_recent_events(slot, key, events) : 0;
+
+    ngx_commerce_recent_marks(slot, key, never);
 
     return rc;
 }
@@ -218,7 +248,7 @@ ngx_commerce_recent_seen(ngx_commerce_recent_slot_t *slot, int64_t now,
 bool
 ngx_commerce_recent_add(ngx_commerce_recent_t *recent,
     ngx_commerce_str_t shop, ngx_commerce_str_t customer,
-    const ngx_commerce_recent_event_t *event)
+    const ngx_commerce_recent_event_t *event, bool never)
 {
     uint64_t                     key;
     ngx_commerce_recent_slot_t  *slot;
@@ -232,6 +262,13 @@ ngx_commerce_recent_add(ngx_commerce_recent_t *recent,
 
     atomic_store_explicit(&slot->used, (uint64_t) event->time,
                           memory_order_relaxed);
+
+    /* the mark first: the event makes the answers before it stale */
+
+    if (never) {
+        ngx_commerce_recent_marks_write(slot, key, &event->item, 1);
+    }
+
     ngx_commerce_recent_write(slot, key, event);
 
     return true;
@@ -247,12 +284,14 @@ ngx_commerce_recent_add(ngx_commerce_recent_t *recent,
 void
 ngx_commerce_recent_fill(ngx_commerce_recent_t *recent,
     ngx_commerce_str_t shop, ngx_commerce_str_t customer, int64_t now,
-    const ngx_commerce_recent_event_t *events, uint32_t n)
+    const ngx_commerce_recent_event_t *events, uint32_t n,
+    const uint64_t *never, uint32_t m)
 {
     uint32_t                      i, k, here;
     uint64_t                      key;
     ngx_commerce_recent_slot_t   *slot;
     ngx_commerce_recent_event_t   known[NGX_COMMERCE_RECENT_EVENTS];
+    ngx_commerce_recent_never_t   marked;
 
     key = ngx_commerce_recent_key(recent, shop, customer);
     slot = ngx_commerce_recent_find(recent, key);
@@ -262,13 +301,19 @@ ngx_commerce_recent_fill(ngx_commerce_recent_t *recent,
     }
 
     here = ngx_commerce_recent_events(slot, key, known);
+    ngx_commerce_recent_marks(slot, key, &marked);
 
     /* the first time, what came meanwhile is newer than all of these */
 
-    if (atomic_load_explicit(&slot->filled, memory_order_relaxed) == 0
-        && n > NGX_COMMERCE_RECENT_EVENTS - here)
-    {
-        n = NGX_COMMERCE_RECENT_EVENTS - here;
+    if (atomic_load_explicit(&slot->filled, memory_order_relaxed) == 0) {
+
+        if (n > NGX_COMMERCE_RECENT_EVENTS - here) {
+            n = NGX_COMMERCE_RECENT_EVENTS - here;
+        }
+
+        if (m > NGX_COMMERCE_RECENT_NEVER - marked.n) {
+            m = NGX_COMMERCE_RECENT_NEVER - marked.n;
+        }
     }
 
     for (i = n; i-- > 0; /* void */) {
@@ -286,6 +331,8 @@ ngx_commerce_recent_fill(ngx_commerce_recent_t *recent,
             ngx_commerce_recent_write(slot, key, &events[i]);
         }
     }
+
+    ngx_commerce_recent_marks_write(slot, key, never, m);
 
     atomic_store_explicit(&slot->filled, (uint64_t) now, memory_order_release);
     atomic_store_explicit(&slot->filling, 0, memory_order_relaxed);
@@ -325,6 +372,34 @@ ngx_commerce_recent_heard(ngx_commerce_recent_t *recent,
 
     atomic_store_explicit(&slot->filling, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->filled, 1, memory_order_release);
+}
+
+
+void
+ngx_commerce_recent_never_add(ngx_commerce_recent_never_t *never,
+    uint64_t item)
+{
+    if (never->n < NGX_COMMERCE_RECENT_NEVER) {
+        never->marks[never->n++] = ngx_commerce_recent_mark(never->key, item);
+    }
+}
+
+
+bool
+ngx_commerce_recent_never(const ngx_commerce_recent_never_t *never,
+    uint64_t item)
+{
+    uint32_t  i, mark;
+
+    mark = ngx_commerce_recent_mark(never->key, item);
+
+    for (i = 0; i < never->n; i++) {
+        if (never->marks[i] == mark) {
+            return true;
+        }
+    }
+
+    return false;
 }
 
 
@@ -428,6 +503,10 @@ ngx_commerce_recent_clear(ngx_commerce_recent_slot_t *slot)
         atomic_store_explicit(&slot->ring[i].rest, 0, memory_order_relaxed);
     }
 
+    for (i = 0; i < NGX_COMMERCE_RECENT_NEVER; i++) {
+        atomic_store_explicit(&slot->never[i], 0, memory_order_relaxed);
+    }
+
     /* an answer kept under an earlier state is not found again */
 
     atomic_fetch_add(&slot->next, NGX_COMMERCE_RECENT_EVENTS);
@@ -497,6 +576,58 @@ ngx_commerce_recent_events(ngx_commerce_recent_slot_t *slot, uint64_t key,
           ngx_commerce_recent_compare);
 
     return n;
+}
+
+
+/* The last of "items" first, so that it is the first to go; those that are there already keep their place. */
+
+static void
+ngx_commerce_recent_marks_write(ngx_commerce_recent_slot_t *slot,
+    uint64_t key, const uint64_t *items, uint32_t n)
+{
+    uint32_t                      mark;
+    uint64_t                      place;
+    ngx_commerce_recent_never_t   known;
+
+    if (n == 0) {
+        return;
+    }
+
+    ngx_commerce_recent_marks(slot, key, &known);
+
+    while (n-- > 0) {
+
+        if (ngx_commerce_recent_never(&known, items[n])) {
+            continue;
+        }
+
+        mark = ngx_commerce_recent_mark(key, items[n]);
+        place = atomic_fetch_add(&slot->never_next, 1)
+                % NGX_COMMERCE_RECENT_NEVER;
+
+        atomic_store_explicit(&slot->never[place], mark, memory_order_relaxed);
+    }
+}
+
+
+/* slot == NULL: none. */
+
+static void
+ngx_commerce_recent_marks(ngx_commerce_recent_slot_t *slot, uint64_t key,
+    ngx_commerce_recent_never_t *never)
+{
+    uint32_t  i, mark;
+
+    never->key = key;
+    never->n = 0;
+
+    for (i = 0; slot && i < NGX_COMMERCE_RECENT_NEVER; i++) {
+        mark = atomic_load_explicit(&slot->never[i], memory_order_relaxed);
+
+        if (mark) {
+            never->marks[never->n++] = mark;
+        }
+    }
 }
 
 

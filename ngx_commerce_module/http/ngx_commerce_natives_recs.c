@@ -7,16 +7,21 @@
  * it:
  *
  *     recent_missing → recent    what the customer did, [[product, event, ms], …], newest first
+ *                      never     what is not to be shown to the customer, [product, …], newest first
  *     cards_missing  → cards     the cards of these products, [{…}, …]
- *     fallback       → cards     there is no table, or the product is not in it: the answer itself, best first
+ *     fallback, fill → cards     there is no table, or it gave too few: "fill" products, best first, to fill up from
  *
- * Cards that came are kept in the response cache, so all of this is rare.
+ * Cards that came are kept in the response cache, so all of this is rare.  An
+ * operation brings the cards of the table's choice twice, for some of the first
+ * may not be on sale, and the table may have become another one meanwhile; and
+ * after that what fills up.
  */
 
 #include "ngx_commerce_recs_answer.h"
 
 
 #define NGX_COMMERCE_RECS_SPARE  10     /* answers beyond the limit, for products out of stock */
+#define NGX_COMMERCE_RECS_ASKS   2      /* times that cards of the table's choice are asked for */
 
 #define NGX_COMMERCE_RECS_OF     5      /* words that say which list it is */
 #define NGX_COMMERCE_RECS_LISTS  4096   /* whose names a worker remembers */
@@ -44,25 +49,23 @@ static ngx_int_t ngx_commerce_native_recs(ngx_commerce_request_t *c,
 static ngx_commerce_recs_state_t *ngx_commerce_recs_state(
     ngx_commerce_request_t *c, const ngx_commerce_step_t *step,
     ngx_commerce_recs_kind_t kind);
-static ngx_int_t ngx_commerce_recs_room(ngx_commerce_request_t *c,
-    ngx_commerce_recs_state_t *state);
-static ngx_int_t ngx_commerce_recs_history(ngx_commerce_request_t *c,
-    const ngx_commerce_step_t *step, ngx_commerce_recs_state_t *state);
-static ngx_int_t ngx_commerce_recs_history_fill(ngx_commerce_request_t *c,
-    ngx_commerce_recs_state_t *state, ngx_str_t *owner, ngx_str_t *json);
-static ngx_int_t ngx_commerce_recs_events_read(ngx_commerce_request_t *c,
-    ngx_commerce_recs_state_t *state);
 static ngx_int_t ngx_commerce_recs_kept(ngx_commerce_request_t *c,
     ngx_commerce_recs_state_t *state, uint64_t serial);
 static ngx_int_t ngx_commerce_recs_choose(ngx_commerce_request_t *c,
     ngx_commerce_recs_state_t *state);
+static ngx_int_t ngx_commerce_recs_choices(ngx_commerce_request_t *c,
+    ngx_commerce_recs_state_t *state, const ngx_commerce_similarity_t *table,
+    ngx_uint_t *missing);
+static void ngx_commerce_recs_reason(ngx_commerce_recs_state_t *state,
+    ngx_commerce_recommend_query_t *query,
+    ngx_commerce_recs_choice_t *choice);
 static uint32_t ngx_commerce_recs_answers(
     const ngx_commerce_similarity_t *table, ngx_commerce_recs_state_t *state,
     uint32_t limit, ngx_commerce_recommend_query_t *query,
     ngx_commerce_recommend_event_t *events,
     ngx_commerce_recommend_answer_t *answers);
 static bool ngx_commerce_recs_listed(const ngx_commerce_similarity_t *table,
-    uint64_t category);
+    const ngx_commerce_recs_state_t *state);
 static bool ngx_commerce_recs_excluded(void *ctx, uint32_t item);
 
 
@@ -79,7 +82,7 @@ static ngx_commerce_recs_list_t
     ngx_commerce_recs_lists[NGX_COMMERCE_RECS_LISTS];
 
 
-/* limit, explain, recent, cards */
+/* limit, explain, recent, never, cards */
 
 static ngx_int_t
 ngx_commerce_native_recommend(ngx_commerce_request_t *c,
@@ -189,196 +192,21 @@ ngx_commerce_recs_state(ngx_commerce_request_t *c,
 }
 
 
-static ngx_int_t
-ngx_commerce_recs_room(ngx_commerce_request_t *c,
-    ngx_commerce_recs_state_t *state)
-{
-    if (state->recent) {
-        return NGX_OK;
-    }
-
-    state->choices = ngx_palloc(c->request->pool,
-        NGX_COMMERCE_RECOMMEND_LIMIT * sizeof(ngx_commerce_recs_choice_t));
-
-    if (state->choices == NULL
-        || ngx_array_init(&state->cards, c->request->pool, 20,
-                          sizeof(ngx_commerce_recs_card_t))
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    state->recent = ngx_palloc(c->request->pool,
-        NGX_COMMERCE_RECENT_EVENTS * sizeof(ngx_commerce_recent_event_t));
-
-    return state->recent ? NGX_OK : NGX_ERROR;
-}
-
-
-/* NGX_DECLINED: what the customer did is in the state. */
-
-static ngx_int_t
-ngx_commerce_recs_history(ngx_commerce_request_t *c,
-    const ngx_commerce_step_t *step, ngx_commerce_recs_state_t *state)
-{
-    ngx_str_t  owner, *json;
-
-    if (state->recent_read) {
-        return NGX_DECLINED;
-    }
-
-    if (state->recent_asked) {
-        state->recent_read = 1;
-        json = ngx_commerce_scope_input(c, step, "recent");
-
-        if (json && (ngx_commerce_recs_owner(c, &owner) != NGX_OK
-                     || ngx_commerce_recs_history_fill(c, state, &owner, json)
-                        != NGX_OK))
-        {
-            return NGX_ERROR;
-        }
-
-        return NGX_DECLINED;
-    }
-
-    if (c->principal.subject.len == 0 && c->h_cart_token == NULL) {
-        state->recent_read = 1;
-        return NGX_DECLINED;
-    }
-
-    if (ngx_commerce_recs_customer(c, &state->who) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    /* mostly there is a list for this state */
-
-    if (ngx_commerce_recs_look(state->who, &state->version)
-        == NGX_COMMERCE_RECENT_FILL_IT)
-    {
-        state->recent_asked = 1;
-        return ngx_commerce_recs_say(c, "{\"recent_missing\":true}");
-    }
-
-    state->recent_read = 1;
-
-    return NGX_DECLINED;
-}
-
-
-/* [[product, "event", ms], …], newest first */
-
-static ngx_int_t
-ngx_commerce_recs_history_fill(ngx_commerce_request_t *c,
-    ngx_commerce_recs_state_t *state, ngx_str_t *owner, ngx_str_t *json)
-{
-    uint32_t                      n;
-    ngx_commerce_json_t          *root, *row, *event, *time;
-    ngx_commerce_alloc_t          alloc;
-    ngx_commerce_json_error_t     error;
-    ngx_commerce_recent_event_t   events[NGX_COMMERCE_RECENT_EVENTS];
-
-    alloc = ngx_commerce_pool_alloc(c->request->pool);
-
-    if (ngx_commerce_recs_room(c, state) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (ngx_commerce_json_parse(&alloc, json->data, json->len, NULL, &root,
-                                &error)
-        != NGX_COMMERCE_OK)
-    {
-        return ngx_commerce_problem_internal(c);
-    }
-
-    n = 0;
-
-    for (row = root->child; row && n < NGX_COMMERCE_RECENT_EVENTS;
-         row = row->next)
-    {
-        if (row->type != NGX_COMMERCE_JSON_ARRAY || row->count != 3) {
-            continue;
-        }
-
-        event = row->child->next;
-        time = event->next;
-
-        events[n].item = row->child->number;
-        events[n].event = ngx_commerce_event((char *) event->text.data,
-                                             event->text.len);
-        events[n].time = time->number;
-
-        if (events[n].event < NGX_COMMERCE_EVENTS) {
-            n++;
-        }
-    }
-
-    ngx_commerce_recs_recent_fill(&c->tenant.id, owner, events, n);
-
-    /* with what came meanwhile; without a zone it is what was read */
-
-    if (ngx_commerce_recs_recent(&c->tenant.id, owner, state->recent,
-                                 &state->nrecent, &state->version)
-        == NGX_COMMERCE_RECENT_FILL_IT)
-    {
-        ngx_memcpy(state->recent, events, sizeof(events));
-        state->nrecent = n;
-    }
-
-    state->events_read = 1;
-
-    return NGX_OK;
-}
-
-
-/* Now that a list must be made. */
-
-static ngx_int_t
-ngx_commerce_recs_events_read(ngx_commerce_request_t *c,
-    ngx_commerce_recs_state_t *state)
-{
-    uint64_t   version;
-    ngx_str_t  owner;
-
-    if (state->kind != NGX_COMMERCE_RECS_PERSONAL || state->events_read) {
-        return NGX_OK;
-    }
-
-    if (ngx_commerce_recs_owner(c, &owner) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (owner.len) {
-        (void) ngx_commerce_recs_recent(&c->tenant.id, &owner, state->recent,
-                                        &state->nrecent, &version);
-    }
-
-    state->events_read = 1;
-
-    return NGX_OK;
-}
-
-
 /* NGX_DECLINED: chosen, and all cards are here.  NGX_OK: said what is missing, or answered from the cache. */
 
 static ngx_int_t
 ngx_commerce_recs_choose(ngx_commerce_request_t *c,
     ngx_commerce_recs_state_t *state)
 {
-    uint32_t                           i, n, limit;
-    uint64_t                           serial;
-    ngx_int_t                          rc;
-    ngx_uint_t                         missing, pass;
-    ngx_commerce_recs_card_t          *card;
-    ngx_commerce_recs_choice_t        *choice;
-    const ngx_commerce_similarity_t   *table;
-    ngx_commerce_recommend_query_t     query;
-    ngx_commerce_recommend_event_t     events[NGX_COMMERCE_RECENT_EVENTS];
-    ngx_commerce_recommend_answer_t    answers[NGX_COMMERCE_RECOMMEND_LIMIT];
+    uint64_t                          serial;
+    ngx_int_t                         rc;
+    ngx_uint_t                        missing;
+    const ngx_commerce_similarity_t  *table;
 
     table = ngx_commerce_recs_enter(&c->tenant.id, &serial);
 
     if (table && state->kind == NGX_COMMERCE_RECS_PERSONAL
-        && !state->cards_asked)
+        && state->asked == 0)
     {
         rc = ngx_commerce_recs_kept(c, state, serial);
 
@@ -388,38 +216,53 @@ ngx_commerce_recs_choose(ngx_commerce_request_t *c,
         }
     }
 
-    if (ngx_commerce_recs_room(c, state) != NGX_OK) {
+    missing = 0;
+    state->nchoices = 0;
 
-        if (table) {
-            ngx_commerce_recs_leave();
-        }
+    rc = ngx_commerce_recs_room(c, state);
 
-        return NGX_ERROR;
+    if (rc == NGX_OK) {
+        rc = ngx_commerce_recs_history_read(c, state);
     }
 
-    if (table == NULL
-        || (state->kind == NGX_COMMERCE_RECS_SIMILAR
-            && ngx_commerce_similarity_find(table, state->product)
-               == NGX_COMMERCE_SIMILARITY_NONE)
-        || (state->kind == NGX_COMMERCE_RECS_TRENDING
-            && !ngx_commerce_recs_listed(table, state->category)))
-    {
-        if (table) {
-            ngx_commerce_recs_leave();
+    if (table) {
+        if (rc == NGX_OK && ngx_commerce_recs_listed(table, state)) {
+            rc = ngx_commerce_recs_choices(c, state, table, &missing);
         }
 
-        state->fallback = 1;
-        return ngx_commerce_recs_say(c, "{\"fallback\":true}");
-    }
-
-    if (ngx_commerce_recs_events_read(c, state) != NGX_OK) {
         ngx_commerce_recs_leave();
+    }
+
+    if (rc != NGX_OK) {
         return NGX_ERROR;
     }
+
+    if (missing && state->asked < NGX_COMMERCE_RECS_ASKS) {
+        return ngx_commerce_recs_missing(c, state);
+    }
+
+    return (state->nchoices < state->limit) ? ngx_commerce_recs_short(c, state)
+                                            : NGX_DECLINED;
+}
+
+
+/* Between enter() and leave(): up to "limit" that are on sale.  "missing": there are others whose cards are not known. */
+
+static ngx_int_t
+ngx_commerce_recs_choices(ngx_commerce_request_t *c,
+    ngx_commerce_recs_state_t *state, const ngx_commerce_similarity_t *table,
+    ngx_uint_t *missing)
+{
+    uint32_t                          i, n, limit;
+    ngx_uint_t                        pass;
+    ngx_commerce_recs_card_t         *card;
+    ngx_commerce_recs_choice_t       *choice;
+    ngx_commerce_recommend_query_t    query;
+    ngx_commerce_recommend_event_t    events[NGX_COMMERCE_RECENT_EVENTS];
+    ngx_commerce_recommend_answer_t   answers[NGX_COMMERCE_RECOMMEND_LIMIT];
 
     limit = ngx_min(state->limit + NGX_COMMERCE_RECS_SPARE,
                     NGX_COMMERCE_RECOMMEND_LIMIT);
-    missing = 0;
 
     /* once more without what turned out not to be on sale */
 
@@ -434,16 +277,16 @@ ngx_commerce_recs_choose(ngx_commerce_request_t *c,
 
             choice->id = table->ids[answers[i].item];
             choice->answer = answers[i];
+            choice->filled = 0;
 
             card = ngx_commerce_recs_card(c, state, choice->id);
 
             if (card == NULL) {
-                ngx_commerce_recs_leave();
                 return NGX_ERROR;
             }
 
             if (card->text.data == NULL && !card->asked) {
-                missing = 1;
+                *missing = 1;
                 continue;
             }
 
@@ -451,49 +294,48 @@ ngx_commerce_recs_choose(ngx_commerce_request_t *c,
                 continue;
             }
 
-            choice->source = 0;
-
-            if (state->explain && state->kind != NGX_COMMERCE_RECS_TRENDING) {
-                if (state->kind == NGX_COMMERCE_RECS_SIMILAR) {
-                    /* as if this product were all that was looked at */
-                    events[0].item = ngx_commerce_similarity_find(table,
-                                                          state->product);
-                    events[0].event = NGX_COMMERCE_EVENT_VIEW;
-                    events[0].time = query.now;
-                    query.events = events;
-                    query.nevents = 1;
-                }
-
-                ngx_commerce_recommend_explain(table, &query, &answers[i],
-                                               &choice->reason);
-
-                if (choice->reason.source != NGX_COMMERCE_SIMILARITY_NONE) {
-                    choice->source = table->ids[choice->reason.source];
-                }
+            if (state->explain) {
+                ngx_commerce_recs_reason(state, &query, choice);
             }
 
             state->nchoices++;
         }
 
-        if (missing || state->nchoices == state->limit || n < limit) {
+        if (*missing || state->nchoices == state->limit || n < limit) {
             break;
         }
     }
 
-    rc = ngx_commerce_recs_describe(c, table, state);
+    return ngx_commerce_recs_describe(c, table, state);
+}
 
-    ngx_commerce_recs_leave();
 
-    if (rc != NGX_OK) {
-        return NGX_ERROR;
+static void
+ngx_commerce_recs_reason(ngx_commerce_recs_state_t *state,
+    ngx_commerce_recommend_query_t *query, ngx_commerce_recs_choice_t *choice)
+{
+    ngx_commerce_recommend_query_t   one;
+    ngx_commerce_recommend_event_t   event;
+
+    one = *query;
+
+    if (state->kind == NGX_COMMERCE_RECS_SIMILAR) {
+
+        /* as if this product were all that was looked at */
+
+        event.item = ngx_commerce_similarity_find(state->table,
+                                                  state->product);
+        event.event = NGX_COMMERCE_EVENT_VIEW;
+        event.time = one.now;
+        one.events = &event;
+        one.nevents = 1;
     }
 
-    if (missing && !state->cards_asked) {
-        state->cards_asked = 1;
-        return ngx_commerce_recs_missing(c, state);
-    }
+    ngx_commerce_recommend_explain(state->table, &one, &choice->answer,
+                                   &choice->reason);
 
-    return NGX_DECLINED;
+    choice->source = (choice->reason.source != NGX_COMMERCE_SIMILARITY_NONE)
+                     ? state->table->ids[choice->reason.source] : 0;
 }
 
 
@@ -562,19 +404,24 @@ ngx_commerce_recs_answers(const ngx_commerce_similarity_t *table,
 }
 
 
-/* A category that only holds others, or is newer than the table, has no list of its own. */
+/* Whether the table can tell: a category that only holds others, or is newer than the table, has no list of its own. */
 
 static bool
 ngx_commerce_recs_listed(const ngx_commerce_similarity_t *table,
-    uint64_t category)
+    const ngx_commerce_recs_state_t *state)
 {
     const ngx_commerce_similarity_entry_t  *entries;
 
-    return category == 0
+    if (state->kind == NGX_COMMERCE_RECS_SIMILAR) {
+        return ngx_commerce_similarity_find(table, state->product)
+               != NGX_COMMERCE_SIMILARITY_NONE;
+    }
+
+    return state->kind == NGX_COMMERCE_RECS_PERSONAL || state->category == 0
            || ngx_commerce_similarity_list(table, NGX_COMMERCE_LIST_TRENDING,
-                                           category, &entries)
+                                           state->category, &entries)
            || ngx_commerce_similarity_list(table, NGX_COMMERCE_LIST_POPULAR,
-                                           category, &entries);
+                                           state->category, &entries);
 }
 
 
@@ -585,22 +432,13 @@ ngx_commerce_recs_excluded(void *ctx, uint32_t item)
 {
     ngx_commerce_recs_state_t *state = ctx;
 
-    uint32_t                   i;
     uint64_t                   id;
     ngx_commerce_recs_card_t  *card;
 
     id = state->table->ids[item];
 
-    if (state->kind == NGX_COMMERCE_RECS_PERSONAL) {
-
-        for (i = 0; i < state->nrecent; i++) {
-            if (state->recent[i].item == id
-                && (state->recent[i].event == NGX_COMMERCE_EVENT_PURCHASE
-                    || state->recent[i].event == NGX_COMMERCE_EVENT_DISMISS))
-            {
-                return true;
-            }
-        }
+    if (ngx_commerce_recs_unwanted(state, id)) {
+        return true;
     }
 
     card = ngx_commerce_recs_known(state, id);

@@ -10,6 +10,7 @@
     "0.0000,\"popularity\":0.0000}}},") + NGX_INT64_LEN
 
 
+static void ngx_commerce_recs_fill(ngx_commerce_recs_state_t *state);
 static u_char *ngx_commerce_recs_entry(u_char *p,
     ngx_commerce_recs_state_t *state, ngx_commerce_recs_choice_t *choice,
     ngx_commerce_recs_card_t *card);
@@ -57,6 +58,14 @@ ngx_commerce_recs_describe(ngx_commerce_request_t *c,
 }
 
 
+ngx_uint_t
+ngx_commerce_recs_unwanted(ngx_commerce_recs_state_t *state, uint64_t id)
+{
+    return state->never && state->never->n
+           && ngx_commerce_recent_never(state->never, id);
+}
+
+
 ngx_int_t
 ngx_commerce_recs_body(ngx_commerce_request_t *c,
     ngx_commerce_recs_state_t *state)
@@ -64,19 +73,15 @@ ngx_commerce_recs_body(ngx_commerce_request_t *c,
     size_t                        len;
     u_char                       *p;
     ngx_str_t                     body;
-    ngx_uint_t                    i, n;
-    ngx_commerce_recs_card_t     *card;
+    ngx_uint_t                    i;
     ngx_commerce_cache_entry_t    entry;
 
-    card = state->cards.elts;
+    ngx_commerce_recs_fill(state);
+
     len = sizeof("{\"data\":[],\"model\":}") + state->model.len
-          + state->limit * (NGX_COMMERCE_RECS_EXPLAIN);
+          + state->nchoices * (NGX_COMMERCE_RECS_EXPLAIN);
 
-    for (i = 0; i < state->cards.nelts && state->fallback; i++) {
-        len += card[i].text.len;
-    }
-
-    for (i = 0; i < state->nchoices && !state->fallback; i++) {
+    for (i = 0; i < state->nchoices; i++) {
         len += ngx_commerce_recs_known(state, state->choices[i].id)->text.len;
     }
 
@@ -88,23 +93,9 @@ ngx_commerce_recs_body(ngx_commerce_request_t *c,
     body.data = p;
     p = ngx_cpymem(p, "{\"data\":[", 9);
 
-    if (state->fallback) {
-
-        /* in the order in which they came */
-
-        for (i = 0, n = 0; i < state->cards.nelts && n < state->limit; i++) {
-            if (card[i].text.data && card[i].in_stock) {
-                p = ngx_commerce_recs_entry(p, state, NULL, &card[i]);
-                n++;
-            }
-        }
-
-    } else {
-
-        for (i = 0; i < state->nchoices; i++) {
-            p = ngx_commerce_recs_entry(p, state, &state->choices[i],
-                    ngx_commerce_recs_known(state, state->choices[i].id));
-        }
+    for (i = 0; i < state->nchoices; i++) {
+        p = ngx_commerce_recs_entry(p, state, &state->choices[i],
+                ngx_commerce_recs_known(state, state->choices[i].id));
     }
 
     if (p[-1] == ',') {
@@ -114,7 +105,7 @@ ngx_commerce_recs_body(ngx_commerce_request_t *c,
     p = ngx_sprintf(p, "],\"model\":%V}", &state->model);
     body.len = p - body.data;
 
-    if (state->ticketed && !state->fallback) {
+    if (state->ticketed) {
         ngx_memzero(&entry, sizeof(entry));
         entry.status = NGX_HTTP_OK;
         entry.body = body;
@@ -126,7 +117,41 @@ ngx_commerce_recs_body(ngx_commerce_request_t *c,
 }
 
 
-/* choice == NULL: of the fallback */
+/* To the choices what came to fill them up, without what is there or must not be. */
+
+static void
+ngx_commerce_recs_fill(ngx_commerce_recs_state_t *state)
+{
+    uint64_t                     id;
+    ngx_uint_t                   i, k;
+    ngx_commerce_recs_card_t    *card;
+    ngx_commerce_recs_choice_t  *choice;
+
+    for (i = 0; i < state->nfill && state->nchoices < state->limit; i++) {
+        id = state->fill[i];
+        card = ngx_commerce_recs_known(state, id);
+
+        for (k = 0; k < state->nchoices && state->choices[k].id != id; k++) {
+            /* void */
+        }
+
+        if (k < state->nchoices || !card->in_stock
+            || (state->kind == NGX_COMMERCE_RECS_SIMILAR
+                && id == state->product)
+            || ngx_commerce_recs_unwanted(state, id))
+        {
+            continue;
+        }
+
+        choice = &state->choices[state->nchoices++];
+
+        ngx_memzero(choice, sizeof(ngx_commerce_recs_choice_t));
+        choice->id = id;
+        choice->filled = 1;
+        choice->reason.popularity = 1;
+    }
+}
+
 
 static u_char *
 ngx_commerce_recs_entry(u_char *p, ngx_commerce_recs_state_t *state,
@@ -137,18 +162,22 @@ ngx_commerce_recs_entry(u_char *p, ngx_commerce_recs_state_t *state,
 
     p = ngx_cpymem(p, card->text.data, card->text.len);
 
-    if (choice == NULL) {
-        return ngx_cpymem(p, ",\"score\":null,\"source\":\"popular\"},", 34);
-    }
-
-    source = (state->kind == NGX_COMMERCE_RECS_PERSONAL
-              && choice->answer.neighbours <= 0)
+    source = (choice->filled
+              || (state->kind == NGX_COMMERCE_RECS_PERSONAL
+                  && choice->answer.neighbours <= 0))
              ? "popular" : ngx_commerce_recs_sources[state->kind];
 
-    p = ngx_sprintf(p, ",\"score\":%.4f,\"source\":\"%s\"",
-                    (double) choice->answer.score, source);
+    if (choice->filled) {
+        p = ngx_cpymem(p, ",\"score\":null", 13);
 
-    if (state->explain && state->kind != NGX_COMMERCE_RECS_TRENDING) {
+    } else {
+        p = ngx_sprintf(p, ",\"score\":%.4f",
+                        (double) choice->answer.score);
+    }
+
+    p = ngx_sprintf(p, ",\"source\":\"%s\"", source);
+
+    if (state->explain) {
         reason = &choice->reason;
 
         p = ngx_cpymem(p, ",\"explanation\":{\"because_of\":", 29);

@@ -7,6 +7,8 @@
 
 
 #define NGX_COMMERCE_RECS_CARD_TTL  60     /* s */
+#define NGX_COMMERCE_RECS_FILL      64     /* products, a power of two */
+#define NGX_COMMERCE_RECS_FILL_MAX  192    /* domain.product_cards() makes no more than 200 */
 
 
 static ngx_int_t ngx_commerce_recs_card_names(ngx_commerce_request_t *c,
@@ -26,7 +28,7 @@ ngx_commerce_recs_cards(ngx_commerce_request_t *c,
     ngx_commerce_json_limits_t    limits;
     ngx_commerce_cache_entry_t    entry;
 
-    if (!state->cards_asked && !state->fallback) {
+    if (state->asked == 0) {
         return NGX_OK;
     }
 
@@ -53,7 +55,16 @@ ngx_commerce_recs_cards(ngx_commerce_request_t *c,
     card = state->cards.elts;
 
     for (i = 0; i < state->cards.nelts; i++) {
-        card[i].asked = (card[i].text.data == NULL);
+        card[i].asked |= (card[i].text.data == NULL && !state->fallback);
+    }
+
+    if (state->fallback) {
+        state->nfill = 0;
+        state->fill = ngx_palloc(c->request->pool,
+                                 (root->count + 1) * sizeof(uint64_t));
+        if (state->fill == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     ngx_memzero(&entry, sizeof(entry));
@@ -83,6 +94,10 @@ ngx_commerce_recs_cards(ngx_commerce_request_t *c,
         card->in_stock = in_stock && in_stock->type == NGX_COMMERCE_JSON_TRUE;
         card->text.data = node->raw.data;
         card->text.len = node->raw.len - 1;
+
+        if (state->fallback) {
+            state->fill[state->nfill++] = card->id;
+        }
 
         if (card->ticket.usable) {
             entry.status = card->in_stock ? 1 : 2;
@@ -196,18 +211,65 @@ ngx_commerce_recs_missing(ngx_commerce_request_t *c,
         return NGX_ERROR;
     }
 
+    state->asked++;
+
     body.data = p;
     p = ngx_cpymem(p, "{\"cards_missing\":[", 18);
     card = state->cards.elts;
 
     for (i = 0; i < state->cards.nelts; i++) {
-        if (card[i].text.data == NULL) {
+        if (card[i].text.data == NULL && !card[i].asked) {
             p = ngx_sprintf(p, "%s%uL", p[-1] == '[' ? "" : ",", card[i].id);
         }
     }
 
     p = ngx_cpymem(p, "]}", 2);
     body.len = p - body.data;
+
+    ngx_commerce_step_reply(c, NGX_HTTP_OK, &body);
+
+    return NGX_OK;
+}
+
+
+/*
+ * Among the popular ones may be all that was chosen, bought and dismissed.  In
+ * rounds of 64, so that what a step keeps of them serves other customers too.
+ */
+
+ngx_int_t
+ngx_commerce_recs_short(ngx_commerce_request_t *c,
+    ngx_commerce_recs_state_t *state)
+{
+    u_char      *p;
+    ngx_str_t    body;
+    ngx_uint_t   n;
+
+    n = state->limit + state->nchoices;
+
+    if (state->never) {
+        n += state->never->n;
+    }
+
+    if (n > state->limit) {
+        n = ngx_min(ngx_align(n, NGX_COMMERCE_RECS_FILL),
+                    NGX_COMMERCE_RECS_FILL_MAX);
+    }
+
+    p = ngx_pnalloc(c->request->pool,
+                    sizeof("{\"fallback\":true,\"fill\":,"
+                           "\"cards_missing\":null}") + NGX_INT_T_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    state->asked++;
+    state->fallback = 1;
+
+    body.data = p;
+    body.len = ngx_sprintf(p, "{\"fallback\":true,\"fill\":%ui,"
+                           "\"cards_missing\":null}", n)
+               - p;
 
     ngx_commerce_step_reply(c, NGX_HTTP_OK, &body);
 

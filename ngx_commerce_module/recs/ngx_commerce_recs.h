@@ -41,11 +41,12 @@ ngx_commerce_recent_rc_t ngx_commerce_recs_look(uint64_t who,
 ngx_commerce_recent_rc_t ngx_commerce_recs_recent(ngx_str_t *tenant,
     ngx_str_t *customer,
     ngx_commerce_recent_event_t events[NGX_COMMERCE_RECENT_EVENTS],
-    uint32_t *n, uint64_t *state);
+    uint32_t *n, ngx_commerce_recent_never_t *never, uint64_t *state);
 void ngx_commerce_recs_recent_add(ngx_str_t *tenant, ngx_str_t *customer,
     uint64_t item, ngx_commerce_event_t event);
 void ngx_commerce_recs_recent_fill(ngx_str_t *tenant, ngx_str_t *customer,
-    const ngx_commerce_recent_event_t *events, uint32_t n);
+    const ngx_commerce_recent_event_t *events, uint32_t n,
+    const uint64_t *never, uint32_t m);
 void ngx_commerce_recs_recent_forget(ngx_str_t *tenant, ngx_str_t *customer);
 
 

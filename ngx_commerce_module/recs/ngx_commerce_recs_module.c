@@ -211,7 +211,7 @@ ngx_commerce_recs_look(uint64_t who, uint64_t *state)
 ngx_commerce_recent_rc_t
 ngx_commerce_recs_recent(ngx_str_t *tenant, ngx_str_t *customer,
     ngx_commerce_recent_event_t events[NGX_COMMERCE_RECENT_EVENTS],
-    uint32_t *n, uint64_t *state)
+    uint32_t *n, ngx_commerce_recent_never_t *never, uint64_t *state)
 {
     u_char       buf[NGX_INT64_LEN + 1];
     ngx_time_t  *tp;
@@ -219,6 +219,7 @@ ngx_commerce_recs_recent(ngx_str_t *tenant, ngx_str_t *customer,
     if (ngx_commerce_recs.recent.shm == NULL) {
         *n = 0;
         *state = 0;
+        never->n = 0;
         return NGX_COMMERCE_RECENT_FILL_IT;
     }
 
@@ -228,7 +229,7 @@ ngx_commerce_recs_recent(ngx_str_t *tenant, ngx_str_t *customer,
                        ngx_commerce_recs_shop(tenant, buf),
                        (ngx_commerce_str_t) { customer->len, customer->data },
                        (int64_t) tp->sec * 1000 + tp->msec,
-                       ngx_commerce_recs.valid, events, n, state);
+                       ngx_commerce_recs.valid, events, n, never, state);
 }
 
 
@@ -253,13 +254,15 @@ ngx_commerce_recs_recent_add(ngx_str_t *tenant, ngx_str_t *customer,
     (void) ngx_commerce_recent_add(&ngx_commerce_recs.recent,
                        ngx_commerce_recs_shop(tenant, buf),
                        (ngx_commerce_str_t) { customer->len, customer->data },
-                       &e);
+                       &e, event == NGX_COMMERCE_EVENT_PURCHASE
+                           || event == NGX_COMMERCE_EVENT_DISMISS);
 }
 
 
 void
 ngx_commerce_recs_recent_fill(ngx_str_t *tenant, ngx_str_t *customer,
-    const ngx_commerce_recent_event_t *events, uint32_t n)
+    const ngx_commerce_recent_event_t *events, uint32_t n,
+    const uint64_t *never, uint32_t m)
 {
     u_char       buf[NGX_INT64_LEN + 1];
     ngx_time_t  *tp;
@@ -273,7 +276,8 @@ ngx_commerce_recs_recent_fill(ngx_str_t *tenant, ngx_str_t *customer,
     ngx_commerce_recent_fill(&ngx_commerce_recs.recent,
                        ngx_commerce_recs_shop(tenant, buf),
                        (ngx_commerce_str_t) { customer->len, customer->data },
-                       (int64_t) tp->sec * 1000 + tp->msec, events, n);
+                       (int64_t) tp->sec * 1000 + tp->msec, events, n, never,
+                       m);
 }
 
 

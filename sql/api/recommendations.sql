@@ -1,56 +1,59 @@
 -- What the edge asks when its shared memory has no answer (L1 to L3), and what comes back from customers.
 
--- {"recent": [[product, event, ms since 1970], …]}: the last 50 things that somebody did, newest first.
+-- {"recent": [[product, event, ms since 1970], …], "never": [product, …]}, newest first: the last 50 things that somebody did, and the
+-- last 250 products that were bought or dismissed, which are not to be recommended however much was looked at since.
 -- guest: as the module names a guest's cart; whoever is logged in is known by the context.
+-- Of each pair of SELECTs the plan runs the one whose first condition holds.
 CREATE OR REPLACE FUNCTION api.recent_items(guest text DEFAULT NULL) RETURNS api.reply
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    tenant  bigint := domain.tenant_id();
-    person  uuid := domain.principal();
-    recent  json;
+    tenant   bigint := domain.tenant_id();
+    person   uuid := domain.principal();
+    visitor  text := CASE WHEN person IS NULL THEN nullif(recent_items.guest, '') END;
+    recent   json;
+    never    json;
 BEGIN
-    IF person IS NOT NULL THEN
-        SELECT json_agg(json_build_array(x.product_id, x.event, (extract(epoch FROM x.at) * 1000)::bigint) ORDER BY x.at DESC)
-          INTO recent
-          FROM (SELECT y.* FROM (
-                   (SELECT i.product_id, i.action AS event, i.created_at AS at
-                      FROM shop.interaction i
-                     WHERE i.tenant_id = tenant AND i.user_id = person ORDER BY i.id DESC LIMIT 50)
-                    UNION ALL
-                   (SELECT f.product_id, f.action, f.created_at
-                      FROM shop.recommendation_feedback f
-                     WHERE f.tenant_id = tenant AND f.user_id = person AND f.action = 'dismiss' ORDER BY f.id DESC LIMIT 50)
-                    UNION ALL
-                   (SELECT w.product_id, 'wishlist', w.created_at
-                      FROM shop.wishlist_item w
-                     WHERE w.tenant_id = tenant AND w.user_id = person ORDER BY w.created_at DESC LIMIT 50)
-                    UNION ALL
-                   (SELECT l.product_id, 'purchase', o.created_at
-                      FROM (SELECT o.id, o.created_at FROM shop.orders o
-                             WHERE o.tenant_id = tenant AND o.user_id = person AND o.status <> 'cancelled'
-                             ORDER BY o.id DESC LIMIT 50) o
-                     CROSS JOIN LATERAL (SELECT l.product_id FROM shop.order_item l
-                                          WHERE l.tenant_id = tenant AND l.order_id = o.id OFFSET 0) l
-                     ORDER BY o.created_at DESC LIMIT 50)) y
-                 ORDER BY y.at DESC LIMIT 50) x;
+    WITH bought AS MATERIALIZED (
+        SELECT l.product_id, 'purchase' AS event, o.created_at AS at
+          FROM (
+               (SELECT o.id, o.created_at FROM shop.orders o
+                 WHERE person IS NOT NULL AND o.tenant_id = tenant AND o.user_id = person AND o.status <> 'cancelled'
+                 ORDER BY o.id DESC LIMIT 250)
+                UNION ALL
+               (SELECT o.id, o.created_at FROM shop.orders o
+                 WHERE visitor IS NOT NULL AND o.tenant_id = tenant AND o.user_id IS NULL AND o.guest = visitor
+                   AND o.status <> 'cancelled'
+                 ORDER BY o.id DESC LIMIT 250)) o
+         CROSS JOIN LATERAL (SELECT l.product_id FROM shop.order_item l
+                              WHERE l.tenant_id = tenant AND l.order_id = o.id OFFSET 0) l
+    ), told AS MATERIALIZED (
+       (SELECT f.product_id, f.action AS event, f.created_at AS at FROM shop.recommendation_feedback f
+         WHERE person IS NOT NULL AND f.tenant_id = tenant AND f.user_id = person AND f.action IN ('dismiss', 'purchase')
+         ORDER BY f.id DESC LIMIT 250)
+        UNION ALL
+       (SELECT f.product_id, f.action, f.created_at FROM shop.recommendation_feedback f
+         WHERE visitor IS NOT NULL AND f.tenant_id = tenant AND f.user_id IS NULL AND f.guest = visitor
+           AND f.action IN ('dismiss', 'purchase')
+         ORDER BY f.id DESC LIMIT 250)
+    ), done AS (
+        SELECT * FROM bought UNION ALL SELECT * FROM told
+    ), seen AS (
+       (SELECT i.product_id, i.action AS event, i.created_at AS at FROM shop.interaction i
+         WHERE person IS NOT NULL AND i.tenant_id = tenant AND i.user_id = person ORDER BY i.id DESC LIMIT 50)
+        UNION ALL
+       (SELECT i.product_id, i.action, i.created_at FROM shop.interaction i
+         WHERE visitor IS NOT NULL AND i.tenant_id = tenant AND i.user_id IS NULL AND i.guest = visitor ORDER BY i.id DESC LIMIT 50)
+        UNION ALL
+       (SELECT w.product_id, 'wishlist', w.created_at FROM shop.wishlist_item w
+         WHERE person IS NOT NULL AND w.tenant_id = tenant AND w.user_id = person ORDER BY w.created_at DESC LIMIT 50)
+    )
+    SELECT (SELECT json_agg(json_build_array(x.product_id, x.event, (extract(epoch FROM x.at) * 1000)::bigint) ORDER BY x.at DESC)
+              FROM (SELECT * FROM done UNION ALL SELECT * FROM seen ORDER BY at DESC LIMIT 50) x),
+           (SELECT json_agg(x.product_id ORDER BY x.at DESC)
+              FROM (SELECT d.product_id, max(d.at) AS at FROM done d GROUP BY d.product_id ORDER BY max(d.at) DESC LIMIT 250) x)
+      INTO recent, never;
 
-    ELSIF recent_items.guest <> '' THEN
-        SELECT json_agg(json_build_array(x.product_id, x.event, (extract(epoch FROM x.at) * 1000)::bigint) ORDER BY x.at DESC)
-          INTO recent
-          FROM (SELECT y.* FROM (
-                   (SELECT i.product_id, i.action AS event, i.created_at AS at
-                      FROM shop.interaction i
-                     WHERE i.tenant_id = tenant AND i.guest = recent_items.guest AND i.user_id IS NULL
-                     ORDER BY i.id DESC LIMIT 50)
-                    UNION ALL
-                   (SELECT f.product_id, f.action, f.created_at
-                      FROM shop.recommendation_feedback f
-                     WHERE f.tenant_id = tenant AND f.guest = recent_items.guest AND f.user_id IS NULL AND f.action = 'dismiss'
-                     ORDER BY f.id DESC LIMIT 50)) y
-                 ORDER BY y.at DESC LIMIT 50) x;
-    END IF;
-
-    RETURN (200, json_build_object('recent', coalesce(recent, '[]'))::text, NULL, NULL)::api.reply;
+    RETURN (200, json_build_object('recent', coalesce(recent, '[]'), 'never', coalesce(never, '[]'))::text, NULL, NULL)::api.reply;
 END
 $$;
 
@@ -145,7 +148,8 @@ BEGIN
     SELECT p.tenant_id, domain.principal(), CASE WHEN domain.principal() IS NULL THEN nullif(recommendation_feedback.guest, '') END,
            p.id, recommendation_feedback.action, recommendation_feedback.generation
       FROM shop.product p
-     WHERE p.tenant_id = domain.tenant_id() AND p.id = recommendation_feedback.product_id AND p.deleted_at IS NULL;
+     WHERE p.tenant_id = domain.tenant_id() AND p.id = recommendation_feedback.product_id AND p.deleted_at IS NULL
+       AND p.status = 'active';
 
     IF NOT FOUND THEN
         PERFORM domain.fail(404, 'not-found', 'There is no such product.');

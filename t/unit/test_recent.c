@@ -21,10 +21,14 @@
 #define SIZE   (64 * 1024)
 #define VALID  60000
 #define FULL   NGX_COMMERCE_RECENT_EVENTS
+#define NEVER  NGX_COMMERCE_RECENT_NEVER
+#define DISMISS  6
 
 
 static const uint8_t  secret[16] = "fedcba9876543210";
 static const ngx_commerce_str_t  shop = { 2, (uint8_t *) "1" };
+
+static ngx_commerce_recent_never_t  never;
 
 
 typedef struct {
@@ -75,7 +79,7 @@ add(fixture_t *f, unsigned who, uint64_t item, uint32_t event, int64_t time)
 {
     ngx_commerce_recent_event_t  e = { item, time, event };
 
-    return ngx_commerce_recent_add(&f->recent, shop, name(who), &e);
+    return ngx_commerce_recent_add(&f->recent, shop, name(who), &e, event == DISMISS);
 }
 
 
@@ -89,18 +93,18 @@ test_unknown_then_filled_then_added(void **state)
 
     assert_false(add(f, 1, 5, 0, 100));
 
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &before),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &before),
                      NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_equal(n, 0);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001, VALID, events, &n, &before),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001, VALID, events, &n, &never, &before),
                      NGX_COMMERCE_RECENT_FILLING);
 
     /* what comes while the database is asked stays, and is the newest */
 
     assert_true(add(f, 1, 7, 3, 5002));
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, old, 2);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, old, 2, NULL, 0);
 
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &before),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &never, &before),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(n, 3);
     assert_int_equal(events[0].item, 7);
@@ -111,7 +115,7 @@ test_unknown_then_filled_then_added(void **state)
     assert_int_equal(events[2].event, 5);
 
     assert_true(add(f, 1, 6, 1, 6000));
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 6001, VALID, events, &n, &after);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 6001, VALID, events, &n, &never, &after);
     assert_int_equal(events[0].item, 6);
     assert_int_not_equal(before, after);
 }
@@ -134,10 +138,10 @@ test_a_look_tells_what_reading_tells(void **state)
     assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5000, VALID, &seen), NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5001, VALID, &seen), NGX_COMMERCE_RECENT_FILLING);
 
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, &old, 1);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, &old, 1, NULL, 0);
 
     assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004, VALID, &seen), NGX_COMMERCE_RECENT_KNOWN);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &read),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &never, &read),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(seen, read);
 
@@ -158,9 +162,9 @@ test_a_filler_that_dies_is_replaced(void **state)
     fixture_t                    *f = *state;
     ngx_commerce_recent_event_t   events[FULL];
 
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &s);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &s);
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + NGX_COMMERCE_RECENT_FILL, VALID,
-                                              events, &n, &s),
+                                              events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_FILL_IT);
 }
 
@@ -173,18 +177,18 @@ test_what_is_old_is_filled_again_without_doubles(void **state)
     fixture_t                    *f = *state;
     ngx_commerce_recent_event_t   events[FULL], rows[3] = { { 3, 9000, 0 }, { 2, 4200, 0 }, { 1, 3000, 0 } };
 
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &s);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000, rows + 1, 2);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &s);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000, rows + 1, 2, NULL, 0);
 
     /* the same event, stamped by the database a little later than by the edge */
 
     assert_true(add(f, 1, 3, 0, 8800));
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + VALID, VALID, events, &n, &s),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + VALID, VALID, events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_equal(n, 3);
 
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000 + VALID, rows, 3);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001 + VALID, VALID, events, &n, &s),
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000 + VALID, rows, 3, NULL, 0);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001 + VALID, VALID, events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(n, 3);
 }
@@ -201,32 +205,32 @@ test_heard_of_from_elsewhere(void **state)
     /* nobody that this node knows */
 
     ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1005000);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1005001, VALID, events, &n, &before),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1005001, VALID, events, &n, &never, &before),
                      NGX_COMMERCE_RECENT_FILL_IT);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1005002, rows + 1, 1);
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1005003, VALID, events, &n, &before);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1005002, rows + 1, 1, NULL, 0);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1005003, VALID, events, &n, &never, &before);
 
     /* its own */
 
     ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1005400);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1005500, VALID, events, &n, &after),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1005500, VALID, events, &n, &never, &after),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(before, after);
 
     /* another node's: a product that is not here, or that was looked at again */
 
     ngx_commerce_recent_heard(&f->recent, shop, name(1), 2, 1006000);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006001, VALID, events, &n, &after),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006001, VALID, events, &n, &never, &after),
                      NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_not_equal(before, after);
     assert_int_equal(n, 1);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1006002, rows, 2);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006003, VALID, events, &n, &after),
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1006002, rows, 2, NULL, 0);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006003, VALID, events, &n, &never, &after),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(n, 2);
 
     ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1050000);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1050001, VALID, events, &n, &after),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1050001, VALID, events, &n, &never, &after),
                      NGX_COMMERCE_RECENT_FILL_IT);
 }
 
@@ -243,10 +247,10 @@ test_fifty_at_most_the_newest(void **state)
         rows[i] = (ngx_commerce_recent_event_t) { 100 + i, 100000 - i * 1000, 0 };
     }
 
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &s);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &never, &s);
     assert_true(add(f, 1, 1, 0, 150000));
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 200000, rows, FULL);
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &s);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 200000, rows, FULL, NULL, 0);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &never, &s);
 
     assert_int_equal(n, FULL);
     assert_int_equal(events[0].item, 1);
@@ -256,12 +260,96 @@ test_fifty_at_most_the_newest(void **state)
         assert_true(add(f, 1, 500 + i, 2, 210000 + i));
     }
 
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 220000, VALID, events, &n, &s);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 220000, VALID, events, &n, &never, &s);
     assert_int_equal(n, FULL);
 
     for (i = 0; i < 30; i++) {
         assert_int_equal(events[i].item, 529 - i);
     }
+}
+
+
+/* What is not to be shown again stays so, however much is looked at. */
+
+static void
+test_never_outlives_views(void **state)
+{
+    uint32_t                      i, n;
+    uint64_t                      before, after;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL];
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1000, VALID, events, &n, &never, &before);
+    assert_int_equal(never.n, 0);
+    assert_true(add(f, 1, 77, DISMISS, 1001));
+    assert_true(add(f, 1, 77, DISMISS, 1002));
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1003, VALID, events, &n, &never, &after);
+    assert_int_not_equal(before, after);
+    assert_int_equal(never.n, 1);
+
+    for (i = 0; i < 4 * FULL; i++) {
+        assert_true(add(f, 1, 1000 + i, 0, 2000 + i));
+    }
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &after);
+    assert_true(ngx_commerce_recent_never(&never, 77));
+    assert_false(ngx_commerce_recent_never(&never, 78));
+    assert_false(ngx_commerce_recent_never(&never, 1000));
+
+    for (i = 0; i < n; i++) {
+        assert_int_not_equal(events[i].item, 77);
+    }
+
+    ngx_commerce_recent_forget(&f->recent, shop, name(1));
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5001, VALID, events, &n, &never, &after);
+    assert_false(ngx_commerce_recent_never(&never, 77));
+}
+
+
+/* 250 at most, the newest: of the database, and what came while it was asked. */
+
+static void
+test_never_is_filled(void **state)
+{
+    uint32_t                      i, n;
+    uint64_t                      s, items[NEVER];
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL];
+
+    for (i = 0; i < NEVER; i++) {
+        items[i] = 10000 - i;
+    }
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1000, VALID, events, &n, &never, &s);
+    assert_true(add(f, 1, 77, DISMISS, 1001));
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1002, NULL, 0, items, NEVER);
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1003, VALID, events, &n, &never, &s);
+    assert_int_equal(n, 1);
+    assert_int_equal(never.n, NEVER);
+    assert_true(ngx_commerce_recent_never(&never, 77));
+    assert_true(ngx_commerce_recent_never(&never, items[0]));
+    assert_true(ngx_commerce_recent_never(&never, items[NEVER - 2]));
+    assert_false(ngx_commerce_recent_never(&never, items[NEVER - 1]));
+
+    /* again, with one more: it takes the place of the oldest */
+
+    memmove(items + 1, items, (NEVER - 1) * sizeof(items[0]));
+    items[0] = 10001;
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1004 + VALID, NULL, 0, items, 2);
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1005 + VALID, VALID, events, &n, &never, &s);
+    assert_int_equal(never.n, NEVER);
+    assert_true(ngx_commerce_recent_never(&never, 10001));
+    assert_true(ngx_commerce_recent_never(&never, 10000));
+
+    /* and one more that is done here */
+
+    assert_true(add(f, 1, 78, DISMISS, 2000 + VALID));
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 2001 + VALID, VALID, events, &n, &never, &s);
+    assert_int_equal(never.n, NEVER);
+    assert_true(ngx_commerce_recent_never(&never, 78));
+    assert_true(ngx_commerce_recent_never(&never, 10000));
 }
 
 
@@ -278,17 +366,17 @@ test_customers_are_apart(void **state)
     ngx_commerce_recent_event_t   events[FULL], row;
 
     for (who = 1; who < 2000; who++) {
-        (void) ngx_commerce_recent_read(&f->recent, shop, name(who), who, VALID, events, &n, &s);
+        (void) ngx_commerce_recent_read(&f->recent, shop, name(who), who, VALID, events, &n, &never, &s);
         assert_int_equal(n, 0);
 
         row = (ngx_commerce_recent_event_t) { who, 1000, 0 };
-        ngx_commerce_recent_fill(&f->recent, shop, name(who), who, &row, 1);
+        ngx_commerce_recent_fill(&f->recent, shop, name(who), who, &row, 1, NULL, 0);
         add(f, who / 2, who / 2, 1, who);
         add(f, who - 1, who - 1, 1, who);
     }
 
     for (who = 1; who < 2000; who++) {
-        if (ngx_commerce_recent_read(&f->recent, shop, name(who), 2000, VALID, events, &n, &s)
+        if (ngx_commerce_recent_read(&f->recent, shop, name(who), 2000, VALID, events, &n, &never, &s)
             != NGX_COMMERCE_RECENT_KNOWN)
         {
             assert_int_equal(n, 0);
@@ -299,7 +387,7 @@ test_customers_are_apart(void **state)
         }
     }
 
-    (void) ngx_commerce_recent_read(&f->recent, other, name(1999), 2000, VALID, events, &n, &s);
+    (void) ngx_commerce_recent_read(&f->recent, other, name(1999), 2000, VALID, events, &n, &never, &s);
     assert_int_equal(n, 0);
 }
 
@@ -312,11 +400,11 @@ test_forgotten(void **state)
     fixture_t                    *f = *state;
     ngx_commerce_recent_event_t   events[FULL], row = { 1, 1000, 0 };
 
-    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1000, VALID, events, &n, &s);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1000, &row, 1);
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1000, VALID, events, &n, &never, &s);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1000, &row, 1, NULL, 0);
     ngx_commerce_recent_forget(&f->recent, shop, name(1));
 
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1001, VALID, events, &n, &s),
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1001, VALID, events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_equal(n, 0);
 }
@@ -337,7 +425,7 @@ hammer(fixture_t *f)
     for ( ;; ) {
         who = random() % 200;
 
-        if (ngx_commerce_recent_read(&f->recent, shop, name(who), random() % 100000, VALID, events, &n, &s)
+        if (ngx_commerce_recent_read(&f->recent, shop, name(who), random() % 100000, VALID, events, &n, &never, &s)
             == NGX_COMMERCE_RECENT_FILL_IT)
         {
             for (i = 0; i < FULL; i++) {
@@ -346,7 +434,7 @@ hammer(fixture_t *f)
                 rows[i].time = 1000 + rows[i].item * 7;
             }
 
-            ngx_commerce_recent_fill(&f->recent, shop, name(who), 1000, rows, FULL);
+            ngx_commerce_recent_fill(&f->recent, shop, name(who), 1000, rows, FULL, NULL, 0);
         }
 
         for (i = 0; i < n; i++) {
@@ -357,7 +445,14 @@ hammer(fixture_t *f)
             }
         }
 
+        /* of what was dismissed nobody has others than his own */
+
         i = random() % 1000;
+
+        if (ngx_commerce_recent_never(&never, who * 1000 + i) && (who * 1000 + i) % 8 != DISMISS) {
+            _exit(10);
+        }
+
         (void) add(f, who, who * 1000 + i, (who * 1000 + i) % 8, 1000 + (who * 1000 + i) * 7);
     }
 }
@@ -411,6 +506,8 @@ main(void)
         cmocka_unit_test_setup_teardown(test_what_is_old_is_filled_again_without_doubles, setup, teardown),
         cmocka_unit_test_setup_teardown(test_heard_of_from_elsewhere, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fifty_at_most_the_newest, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_never_outlives_views, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_never_is_filled, setup, teardown),
         cmocka_unit_test_setup_teardown(test_customers_are_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(test_forgotten, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed_at_any_instruction, setup, teardown)
