@@ -12,6 +12,8 @@ static ngx_int_t ngx_commerce_native_recent_cart(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step);
 static ngx_int_t ngx_commerce_native_recent_purchase(
     ngx_commerce_request_t *c, const ngx_commerce_step_t *step);
+static ngx_int_t ngx_commerce_native_recent_forget(ngx_commerce_request_t *c,
+    const ngx_commerce_step_t *step);
 static ngx_int_t ngx_commerce_native_recent(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step, ngx_commerce_event_t event);
 static ngx_commerce_event_t ngx_commerce_recent_action(
@@ -26,6 +28,7 @@ const ngx_commerce_native_t  ngx_commerce_natives_recent[] = {
     { ngx_string("recent_cart"), ngx_commerce_native_recent_cart, NULL },
     { ngx_string("recent_purchase"), ngx_commerce_native_recent_purchase,
       NULL },
+    { ngx_string("recent_forget"), ngx_commerce_native_recent_forget, NULL },
     { ngx_string("recommendation_status"), ngx_commerce_native_recs_status,
       NULL },
     { ngx_null_string, NULL, NULL }
@@ -65,6 +68,45 @@ ngx_commerce_native_recent_purchase(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step)
 {
     return ngx_commerce_native_recent(c, step, NGX_COMMERCE_EVENT_PURCHASE);
+}
+
+
+/* id: of the customer who was erased; without it whoever asks.  Other nodes forget whom they do not see for long. */
+
+static ngx_int_t
+ngx_commerce_native_recent_forget(ngx_commerce_request_t *c,
+    const ngx_commerce_step_t *step)
+{
+    u_char     *p;
+    ngx_str_t   owner, *id;
+
+    ngx_commerce_step_reply(c, NGX_HTTP_OK, NULL);
+
+    id = ngx_commerce_scope_input(c, step, "id");
+
+    if (id == NULL) {
+
+        if (ngx_commerce_recs_owner(c, &owner) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+    } else {
+        p = ngx_pnalloc(c->request->pool, id->len + 2);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        owner.data = p;
+        owner.len = id->len + 2;
+        p = ngx_cpymem(p, "u:", 2);
+        ngx_memcpy(p, id->data, id->len);
+    }
+
+    if (owner.len) {
+        ngx_commerce_recs_recent_forget(&c->tenant.id, &owner);
+    }
+
+    return NGX_OK;
 }
 
 
