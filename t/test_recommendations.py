@@ -405,12 +405,12 @@ def test_feedback_is_about_what_is_sold(shop, staff):
 
 # ---- lists are as long as they were asked to be ----
 
-def filled(cards, limit):
-    """As many as asked for, none twice, those without a score at the end."""
+def filled(cards, limit, source="popular"):
+    """As many as asked for, none twice, those without a score at the end.  Returns how many have one."""
     assert len(set(ids(cards))) == len(cards) == limit
     scored = [card["score"] is not None for card in cards]
     assert scored == sorted(scored, reverse=True)
-    assert all(card["source"] == "popular" and card["in_stock"] for card in cards if card["score"] is None)
+    assert all(card["source"] == source and card["in_stock"] for card in cards if card["score"] is None)
     return sum(scored)
 
 
@@ -433,7 +433,7 @@ def test_a_small_table_is_filled_up_with_what_is_popular(shop, tables, products)
         assert 0 < filled(listed(edge, "/api/v1/products/trending", limit=40), 40) <= 12
         first = products[0]
         alike = listed(edge, f"/api/v1/products/{first['id']}/similar", limit=20)
-        filled(alike, len(alike))
+        filled(alike, len(alike), "similar")
         assert first["id"] not in ids(alike)
         in_category = sum(p["category_id"] == first["category_id"] for p in products) - 1
         assert len(alike) >= min(20, in_category)
@@ -452,7 +452,7 @@ def test_a_table_of_what_is_not_sold_shows_what_is_popular(shop, tables, product
         assert filled(listed(customer), 10) == 0
         assert filled(listed(edge), 10) == 0
         assert filled(listed(edge, "/api/v1/products/trending", limit=7), 7) == 0
-        assert filled(listed(edge, f"/api/v1/products/{products[0]['id']}/similar"), 5) == 0
+        assert filled(listed(edge, f"/api/v1/products/{products[0]['id']}/similar"), 5, "similar") == 0
     tables.publish()
 
 

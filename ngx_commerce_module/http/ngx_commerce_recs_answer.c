@@ -162,9 +162,12 @@ ngx_commerce_recs_entry(u_char *p, ngx_commerce_recs_state_t *state,
 
     p = ngx_cpymem(p, card->text.data, card->text.len);
 
-    source = (choice->filled
-              || (state->kind == NGX_COMMERCE_RECS_PERSONAL
-                  && choice->answer.neighbours <= 0))
+    /* what fills up a product's page shares its category */
+
+    source = (state->kind != NGX_COMMERCE_RECS_SIMILAR
+              && (choice->filled
+                  || (state->kind == NGX_COMMERCE_RECS_PERSONAL
+                      && choice->answer.neighbours <= 0)))
              ? "popular" : ngx_commerce_recs_sources[state->kind];
 
     if (choice->filled) {
