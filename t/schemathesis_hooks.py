@@ -6,7 +6,6 @@ COMMERCE_TEST_WORLD names a JSON file: {operationId: {"headers": {name: value}, 
 import hashlib
 import json
 import os
-import re
 
 import schemathesis
 from hypothesis import strategies as st
@@ -14,6 +13,8 @@ from schemathesis.core.parameters import ParameterLocation
 
 with open(os.environ["COMMERCE_TEST_WORLD"], encoding="utf-8") as f:
     WORLD = json.load(f)
+
+KEY = "Idempotency-Key"
 
 # formats of the contract that schemathesis does not know
 for name, strategy in {
@@ -37,6 +38,10 @@ def map_case(context, case):
     negative = case.meta is not None and case.meta.is_negative_at(ParameterLocation.PATH)
     if known["path"] and not negative and number(case, "path") % 4:
         case.path_parameters = dict(known["path"][number(case, "which") % len(known["path"])])
+    keyed = KEY in (case.headers or {}) and not (case.meta and case.meta.is_negative_at(ParameterLocation.HEADER))
+    if keyed and number(case, "key") % 4:
+        # a made-up key is often one that came with another request before
+        case.headers[KEY] = case.id
     return case
 
 
@@ -45,7 +50,7 @@ def before_call(context, case, kwargs):
     known = WORLD[case.operation.definition.raw["operationId"]]
     for name, value in known["headers"].items():
         if name not in (case.headers or {}) and value:
-            case.headers[name] = value if value != "unique" else re.sub(r"\W", "", case.id)
+            case.headers[name] = value
 
 
 @schemathesis.hook

@@ -7,6 +7,7 @@ that is added later is tested too, or fails here: give it what it needs.
 import concurrent.futures
 import hashlib
 import json
+import re
 import secrets
 import uuid
 
@@ -54,6 +55,36 @@ def test_every_command_takes_a_key(contract):
         "user_erase", "payment_webhook",            # nothing is left of who asked; the event has an id
     }
     assert len([op for op in contract if takes_key(op)]) > 80
+
+
+def test_the_published_contract_tells_of_it(shop, contract):
+    """Those that take a key declare it, and how a repetition is known: what a generated client can send and see."""
+    wrong = []
+    for op in contract:
+        key = op.parameters.get(("header", "Idempotency-Key"))
+        if takes_key(op) != (key is not None) or key and key["required"] != (op.edge["idempotency"] == "required"):
+            wrong.append(f"{op}: {key}")
+        for status, reply in op.spec["responses"].items():
+            told = "Idempotent-Replayed" in op.resolve(reply).get("headers", {})
+            if told != (takes_key(op) and status not in ("409", "429") and status[0] != "5"):
+                wrong.append(f"{op}: {status} {reply}")
+    assert not wrong, "\n".join(wrong)
+    # said once, as the edge means it
+    declared = [p for p in shop.contract["components"]["parameters"].values() if p["name"] == "Idempotency-Key"]
+    assert sorted(p["required"] for p in declared) == [False, True] and declared[0]["schema"] == declared[1]["schema"]
+
+
+def test_the_declared_keys_are_those_that_are_taken(contract, customer):
+    op = next(op for op in contract if op.id == "address_create")
+    schema = op.parameters["header", "Idempotency-Key"]["schema"]
+    fit = ["a", "!", "~", "!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~", "k" * 255]
+    # as one byte for each character
+    unfit = ["", "k" * 256, "a b", "a\tb", "\x80", "\u00e9", "a\u00ff"]
+    for key in fit + unfit:
+        assert (key in fit) == (schema["minLength"] <= len(key) <= schema["maxLength"] and bool(re.search(schema["pattern"], key))), key
+        answer = customer.post(op.path, json=op.sample(op.body()), headers={b"Idempotency-Key": key.encode("latin-1")})
+        assert answer.status_code == (201 if key in fit else 400), (key, answer.text)
+        assert key in fit or answer.json()["code"] == "idempotency-key-invalid"
 
 
 class Asker:

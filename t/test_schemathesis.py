@@ -82,8 +82,6 @@ def credentials(shop, world):
         finally:
             world.values = kept
         headers = who(shop, world, op, customers)
-        if op.edge.get("idempotency", "none") == "required":
-            headers["Idempotency-Key"] = "unique"
         if ("header", "If-Match") in op.parameters:
             headers["If-Match"] = '"1"'
         found[op.id] = {"headers": headers, "path": paths}

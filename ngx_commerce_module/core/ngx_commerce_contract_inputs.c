@@ -13,6 +13,8 @@ static ngx_commerce_rc_t ngx_commerce_inputs_list(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *list, const ngx_commerce_place_t *place);
 static ngx_commerce_rc_t ngx_commerce_inputs_param(ngx_commerce_building_t *b,
     const ngx_commerce_json_t *source, const ngx_commerce_place_t *place);
+static bool ngx_commerce_inputs_is_key(const ngx_commerce_operation_t *op,
+    const ngx_commerce_param_t *param);
 static ngx_commerce_rc_t ngx_commerce_inputs_path(ngx_commerce_building_t *b,
     const ngx_commerce_place_t *place);
 static ngx_commerce_rc_t ngx_commerce_inputs_body(ngx_commerce_building_t *b,
@@ -205,13 +207,27 @@ ngx_commerce_inputs_param(ngx_commerce_building_t *b,
     param->in = (ngx_commerce_in_t) in;
     param->list = (ngx_commerce_list_t) list;
 
-    if (param->name.len == 0) {
-        param->name = name;
-    }
-
     rc = ngx_commerce_inputs_wire(b, param, name);
     if (rc != NGX_COMMERCE_OK) {
         return rc;
+    }
+
+    if (ngx_commerce_inputs_is_key(op, param)) {
+
+        if (param->required
+            != (op->idempotency == NGX_COMMERCE_IDEMPOTENCY_REQUIRED))
+        {
+            return ngx_commerce_loader_fault(l, object, place,
+                       "says otherwise than x-commerce whether an "
+                       "Idempotency-Key is required");
+        }
+
+        memset(param, 0, sizeof(ngx_commerce_param_t));
+        return NGX_COMMERCE_OK;
+    }
+
+    if (param->name.len == 0) {
+        param->name = name;
     }
 
     for (i = 0; i < op->params_count; i++) {
@@ -279,6 +295,22 @@ ngx_commerce_inputs_param(ngx_commerce_building_t *b,
     op->params_count++;
 
     return NGX_COMMERCE_OK;
+}
+
+
+/*
+ * Declared for clients only: x-commerce says whether a key is taken, the edge
+ * reads it, and no step gets it unless it has a name for it.
+ */
+
+static bool
+ngx_commerce_inputs_is_key(const ngx_commerce_operation_t *op,
+    const ngx_commerce_param_t *param)
+{
+    return op->idempotency != NGX_COMMERCE_IDEMPOTENCY_NONE
+           && param->in == NGX_COMMERCE_IN_HEADER
+           && param->name.len == 0
+           && ngx_commerce_str_is(param->wire, "idempotency-key");
 }
 
 

@@ -180,6 +180,7 @@ class Bundle:
                     self.listing(item[method], f"{name} {method}")
                     self.keyed(item[method], method)
                     self.problems(item[method])
+                    self.once(item, item[method])
         return self.document
 
     def problems(self, op):
@@ -213,6 +214,50 @@ class Bundle:
         # by a call, and by one that writes: kept is what a call answers, in the transaction of its effect
         if "call" in reply and reply.get("lane", commerce.get("lane")) in ("write", "slow"):
             commerce["idempotency"] = "optional"
+
+    def once(self, item, op):
+        """x-commerce.idempotency is shown to clients: the header Idempotency-Key, and the one by which a repetition is known."""
+        commerce, mark = op.get("x-commerce"), op.mark
+        word = commerce.get("idempotency") if isinstance(commerce, Map) else None
+        if word not in ("optional", "required"):
+            return
+        given = [deref(self.document, p) for p in [*item.get("parameters", []), *op.get("parameters", [])]]
+        if not any(p.get("in") == "header" and str(p.get("name")).lower() == "idempotency-key" for p in given):
+            op["parameters"] = [*op.get("parameters", []), self.key_parameter(word == "required", mark)]
+        for status, reply in (op.get("responses") or {}).items():
+            # these say "try again": they are not kept
+            if status not in ("409", "429") and not status.startswith("5") and isinstance(reply, Map):
+                op["responses"][status] = self.repeatable(reply, mark)
+
+    def key_parameter(self, required, mark):
+        parameters = self.section(self.components, "parameters")
+        name = "IdempotencyKeyRequired" if required else "IdempotencyKey"
+        if name not in parameters:
+            parameters[name] = self.mapping(mark, **{
+                "name": "Idempotency-Key", "in": "header", "required": required,
+                "description": "A value of your own, the same for each retry: within 24 hours the same request under it has one "
+                "effect and one answer",
+                "schema": self.mapping(mark, type="string", minLength=1, maxLength=255, pattern="^[!-~]+$")})
+        return self.mapping(mark, **{"$ref": f"#/components/parameters/{name}"})
+
+    def repeatable(self, reply, mark):
+        """The reply with the header that tells a repetition; a shared one has a second form, for those that do not repeat."""
+        headers = self.section(self.components, "headers")
+        headers.setdefault("IdempotentReplayed", self.mapping(
+            mark, description="The answer of the first request under this Idempotency-Key",
+            schema=self.mapping(mark, type="string", const="true")))
+        if "Idempotent-Replayed" in deref(self.document, reply).get("headers", {}):
+            return reply
+        if "$ref" not in reply:
+            return self.with_header(reply, mark)
+        name = reply["$ref"].rsplit("/", 1)[-1]
+        shared = self.section(self.components, "responses")
+        shared.setdefault(f"{name}OrReplayed", self.with_header(deref(self.document, reply), mark))
+        return self.mapping(mark, **{"$ref": f"#/components/responses/{name}OrReplayed"})
+
+    def with_header(self, reply, mark):
+        ref = self.mapping(mark, **{"$ref": "#/components/headers/IdempotentReplayed"})
+        return self.mapping(mark, **{**reply, "headers": self.mapping(mark, **{"Idempotent-Replayed": ref, **reply.get("headers", {})})})
 
     def file_of(self, value):
         mark = getattr(value, "mark", None)

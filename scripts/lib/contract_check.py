@@ -87,7 +87,8 @@ class Checker:
             if key in seen:
                 continue
             seen.add(key)
-            if param.get("x-list") not in ("fields", "expand"):
+            if param.get("x-list") not in ("fields", "expand") \
+                    and not self.is_key(param, commerce):
                 names.append(param.get("x-name", param.get("name")))
             if param.get("in") == "path":
                 in_path.add(param.get("name"))
@@ -107,6 +108,13 @@ class Checker:
         if commerce.get("body", "spread") != "spread":
             names.append(commerce["body"])
         return list(dict.fromkeys(names + list(commerce.get("ids", []))))
+
+    @staticmethod
+    def is_key(param, commerce):
+        """The header that the edge itself reads, and no call gets."""
+        return (commerce.get("idempotency", "none") != "none"
+                and param.get("in") == "header" and "x-name" not in param
+                and str(param.get("name")).lower() == "idempotency-key")
 
     def members(self, schema):
         schema = contract_bundle.deref(self.document, schema) or {}

@@ -108,7 +108,9 @@ class Writer:
         for raw in list(item.get("parameters", [])) + \
                 list(op.get("parameters", [])):
             param = self.deref(raw)
-            params[(param.get("in"), param.get("name"))] = param
+            # the facts say it
+            if param.get("name") != "Idempotency-Key":
+                params[(param.get("in"), param.get("name"))] = param
         return list(params.values())
 
     def parameter_table(self, params):

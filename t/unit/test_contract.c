@@ -62,6 +62,12 @@ static const char  shop[] =
     "'/api/v1/products/{id}/reviews':{" GET("review_list", ID) "},"
     "'/api/v1/products/search/reviews':{'x-aliases':['/find'],"
         GET("search_reviews", "") "},"
+    "'/api/v1/sales':{'parameters':[{'name':'idempotency-KEY','in':'header','schema':{}}],"
+        "'post':{'operationId':'sale','x-commerce':{'auth':'public','lane':'write',"
+        "'idempotency':'optional','call':'api.sale'}}},"
+    "'/api/v1/sales/kept':{'post':{'operationId':'sale_kept','parameters':["
+        "{'name':'Idempotency-Key','in':'header','x-name':'mark','schema':{}}],"
+        "'x-commerce':{'auth':'public','lane':'write','idempotency':'required','call':'api.sale'}}},"
     "'/api/v1/shops/{shop}/items/{item}':{'x-aliases':['/i/{item}/of/{shop}'],"
         "'parameters':[{'name':'item','in':'path','required':true,'schema':{}},"
         "{'name':'shop','in':'path','required':true,'schema':{}}],"
@@ -252,6 +258,33 @@ test_steps_keyed(void **state)
 }
 
 
+/* What the edge reads itself is declared for clients, and no call gets it, unless it has a name of its own. */
+
+static void
+test_operation_key(void **state)
+{
+    unit_arena_t                     arena;
+    ngx_commerce_contract_t         *contract;
+    const ngx_commerce_operation_t  *op;
+
+    (void) state;
+    unit_arena(&arena);
+    contract = shop_load(&arena);
+
+    op = operation(contract, "sale");
+    assert_int_equal(op->idempotency, NGX_COMMERCE_IDEMPOTENCY_OPTIONAL);
+    assert_int_equal(op->params_count, 0);
+    assert_int_equal(op->steps[0].call->args_count, 0);
+
+    op = operation(contract, "sale_kept");
+    assert_int_equal(op->idempotency, NGX_COMMERCE_IDEMPOTENCY_REQUIRED);
+    assert_int_equal(op->params_count, 1);
+    unit_is(op->steps[0].call->args[0].name, "mark");
+
+    unit_free(&arena);
+}
+
+
 static void
 test_steps(void **state)
 {
@@ -411,6 +444,7 @@ test_routes(void **state)
 #define BODY(s)   "'requestBody':{'content':{" s "}}"
 #define JSON(s)   BODY("'application/json':{'schema':" s "}")
 #define STEPS(s)  X("'auth':'public','lane':'read','steps':[" s "]")
+#define KEY(s)    "'parameters':[{'name':'Idempotency-Key','in':'header'" s ",'schema':{}}]"
 #define PARAM(s)  OP("'parameters':[" s "],'x-commerce':{" CALL "}")
 
 static const struct {
@@ -489,6 +523,9 @@ static const struct {
     { PARAM("{'name':'b','in':'query','schema':{'type':'object'}}"), "cannot be an object", "paths./a.get.parameters.0" },
     { PARAM("{'name':'b[x]','in':'query','schema':{}}"), "give it one of a-z, 0-9 and _ by x-name", "paths./a.get.parameters.0" },
     { PARAM("{'name':'b','in':'query','schema':{}},{'name':'B','in':'header','x-name':'b','schema':{}}"), "another parameter's name already", "paths./a.get.parameters.1" },
+    { PARAM("{'name':'Idempotency-Key','in':'header','schema':{}}"), "give it one of a-z, 0-9 and _ by x-name", "paths./a.get.parameters.0" },
+    { POST(KEY("") ",'x-commerce':{" CALL ",'idempotency':'required'}"), "says otherwise than x-commerce", "paths./a.post.parameters.0" },
+    { POST(KEY(",'required':true") ",'x-commerce':{" CALL ",'idempotency':'optional'}"), "says otherwise than x-commerce", "paths./a.post.parameters.0" },
     { PARAM("{'name':'b','in':'path','required':true,'schema':{}}"), "there is no {b} in the path", "paths./a.get" },
     { PARAM("{'$ref':'#/components/parameters/B'}"), "there is nothing at", "paths./a.get.parameters.0" },
     { PATHS("'/{b}':{'get':{'operationId':'a','x-commerce':{" CALL "}}}"), "the path parameter {b} is not declared", "paths./{b}.get" },
@@ -627,6 +664,7 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_operation),
+        cmocka_unit_test(test_operation_key),
         cmocka_unit_test(test_steps),
         cmocka_unit_test(test_steps_keyed),
         cmocka_unit_test(test_routes),
