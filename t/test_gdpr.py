@@ -6,6 +6,7 @@ import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from operations import Picture
@@ -233,6 +234,58 @@ def test_a_cart_written_at_the_same_time(shop, person):
     assert shop.value("SELECT count(*) FROM shop.cart_backup WHERE owner = %s", "u:" + person.user_id) == 0
     # the edge's part, which SQL alone does not do: a picture would wait for this cart to be saved
     shop.redis().delete("cart:{1:u:%s}" % person.user_id)
+
+
+# What writes a mail for the account with an address: (how the account has to be, the call, the mail that a new one gets instead)
+ENDPOINT = """jsonb_populate_record(NULL::shop.webhook_endpoint, '{"tenant_id": 1, "id": "00000000-0000-7000-8000-000000000001"}')"""
+TOLD = {
+    "registered again": ("", "api.register(%(email)s, %(hash)s, %(token)s, 'v1:k:AAAA', gen_random_uuid(), gen_random_uuid())", ["verify-email"]),
+    "confirmation": ("email_verified_at = NULL", "api.verification_resend(%(email)s, %(token)s, 'v1:k:AAAA', gen_random_uuid())", []),
+    "forgotten password": ("", "api.password_forgot(%(email)s, %(token)s, 'v1:k:AAAA', gen_random_uuid())", []),
+    "a message": ("", """domain.notification_request(gen_random_uuid(), 'email', 'message', NULL, %(user)s, NULL, '{"subject": "S", "text": "T"}')""", []),
+    "a failing webhook": ("roles = '{staff}', permissions = '{settings.write}'",
+                          f"domain.webhook_tell({ENDPOINT}, 'webhook-failing', %(token)s, 'e', 1)", []),
+}
+
+
+@pytest.mark.parametrize("first", ["mail", "erasure"])
+@pytest.mark.parametrize("name", TOLD)
+def test_a_mail_written_at_the_same_time(shop, person, password_hash, name, first):
+    """Whichever of the two is first, the other waits for it: no mail for the account stays, nor the token that is told in it."""
+    account, teller, instead = TOLD[name]
+    if account:
+        shop.rows(f"UPDATE shop.app_user SET {account} WHERE id = %s RETURNING 1", person.user_id)
+    values = {"email": person.email, "user": person.user_id, "token": uuid.uuid4().hex * 2, "hash": password_hash}
+    asked = {"mail": f"SELECT {teller} AS done", "erasure": "SELECT domain.user_erase(%(user)s) AS done"}
+
+    def ask(db, what):
+        db.execute("SELECT api.begin_command(1, NULL, '', 'test', NULL, 'test', NULL, NULL, NULL)")
+        return db.execute(asked[what], values).fetchone()["done"]
+
+    with shop.db() as one, shop.db() as other, ThreadPoolExecutor(1) as pool:
+        for db in (one, other):
+            db.autocommit = False
+        done = ask(one, first)
+        later = pool.submit(ask, other, "mail" if first == "erasure" else "erasure")
+        wait_for(lambda: later.done() or shop.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s", other.info.backend_pid),
+                 30, "the other waits, or is through")
+        one.commit()
+        if (name, first) == ("a message", "erasure"):
+            with pytest.raises(psycopg.Error, match="There is no such customer"):
+                later.result()
+            other.rollback()
+        else:
+            assert first == "mail" or done is True
+            assert first == "erasure" or later.result() is True
+            later.result()
+            other.commit()
+    # the edge's part, as above
+    shop.redis().delete("cart:{1:u:%s}" % person.user_id)
+    # what is sealed in the new mail is nothing that opens
+    kept = [r["template"] for r in shop.rows("DELETE FROM shop.notification WHERE recipient = %s OR user_id = %s RETURNING template",
+                                             person.email, person.user_id)]
+    assert kept == (instead if first == "erasure" else [])
+    assert shop.value("SELECT count(*) FROM shop.user_token WHERE user_id = %s", person.user_id) == 0
 
 
 def test_the_email_is_free_again(shop, person, password_hash):

@@ -17,7 +17,8 @@ BEGIN
 
     SELECT a.* INTO u
       FROM shop.app_user a
-     WHERE a.tenant_id = tenant AND a.email_key = lower(register.email) AND a.deleted_at IS NULL;
+     WHERE a.tenant_id = tenant AND a.email_key = lower(register.email) AND a.deleted_at IS NULL
+       FOR KEY SHARE;
 
     IF allowed AND domain.user_unconfirmed(u) THEN
         PERFORM domain.verification_send(u, token_hash, secret, notification_id, jsonb_build_object(
@@ -72,7 +73,8 @@ DECLARE
 BEGIN
     SELECT a.* INTO u
       FROM shop.app_user a
-     WHERE a.tenant_id = domain.tenant_id() AND a.email_key = lower(verification_resend.email) AND a.deleted_at IS NULL;
+     WHERE a.tenant_id = domain.tenant_id() AND a.email_key = lower(verification_resend.email) AND a.deleted_at IS NULL
+       FOR KEY SHARE;
 
     IF allowed AND domain.user_unconfirmed(u) THEN
         SELECT o.payload INTO payload
@@ -99,7 +101,8 @@ BEGIN
     SELECT a.* INTO u
       FROM shop.app_user a
      WHERE a.tenant_id = domain.tenant_id() AND a.email_key = lower(password_forgot.email) AND a.deleted_at IS NULL
-       AND a.status = 'active';
+       AND a.status = 'active'
+       FOR KEY SHARE;
 
     -- staff who have not taken their invitation do so with that, in its time
     IF allowed AND u.id IS NOT NULL AND NOT (u.password_hash = '' AND u.roles && '{staff,owner}') THEN

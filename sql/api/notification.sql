@@ -89,7 +89,8 @@ BEGIN
     IF user_id IS NOT NULL THEN
         SELECT * INTO u
           FROM shop.app_user x
-         WHERE x.tenant_id = domain.tenant_id() AND x.id = notification_request.user_id AND x.deleted_at IS NULL;
+         WHERE x.tenant_id = domain.tenant_id() AND x.id = notification_request.user_id AND x.deleted_at IS NULL
+           FOR KEY SHARE;
         IF NOT FOUND THEN
             PERFORM domain.fail(422, 'user-unknown', 'There is no such customer.',
                                 '{"errors": [{"pointer": "/user_id", "code": "unknown", "message": "is nobody of this shop"}]}');

@@ -90,9 +90,11 @@ LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM domain.notify('email', u.email, kind, jsonb_build_object('url', e.url, 'error', error, 'attempts', attempts), NULL,
                           domain.notification_id(kind, e.id || ' ' || thing || ' ' || u.id), NULL, u.id)
-       FROM shop.app_user u
-      WHERE u.tenant_id = e.tenant_id AND u.deleted_at IS NULL AND u.status = 'active'
-        AND (u.roles && '{owner}' OR (u.roles && '{staff}' AND u.permissions && '{settings.write}'));
+       -- in a query of its own: who is told is locked before
+       FROM (SELECT x.* FROM shop.app_user x
+              WHERE x.tenant_id = e.tenant_id AND x.deleted_at IS NULL AND x.status = 'active'
+                AND (x.roles && '{owner}' OR (x.roles && '{staff}' AND x.permissions && '{settings.write}'))
+                FOR KEY SHARE) u;
 END
 $$;
 
