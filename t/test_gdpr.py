@@ -12,6 +12,7 @@ import pytest
 from operations import Picture
 from stack import ROOT, wait_for
 from test_health import told
+from test_identity import mail
 from world import made
 
 PHONE = "+49 30 777123"
@@ -234,6 +235,19 @@ def test_a_cart_written_at_the_same_time(shop, person):
     assert shop.value("SELECT count(*) FROM shop.cart_backup WHERE owner = %s", "u:" + person.user_id) == 0
     # the edge's part, which SQL alone does not do: a picture would wait for this cart to be saved
     shop.redis().delete("cart:{1:u:%s}" % person.user_id)
+
+
+def test_mails_to_an_address_that_is_not_the_account_s(shop, person):
+    """The one before, and one that was asked for in vain."""
+    def change(email):
+        assert person.post("/api/v1/auth/email/change", json={"email": email, "password": "password"}).status_code == 202
+        return mail(shop, email, "email-change")
+
+    made(person.post("/api/v1/auth/email/confirm", json={"token": change(f"moved.{person.email}")["token"]}))
+    assert mail(shop, person.email, "email-changed")
+    change(f"never.{person.email}")
+    made(person.post("/api/v1/users/me/erase", json={"password": "password"}))
+    gone(shop, person)
 
 
 # What writes a mail for the account with an address: (how the account has to be, the call, the mail that a new one gets instead)

@@ -24,7 +24,7 @@ BEGIN
         PERFORM domain.verification_send(u, token_hash, secret, notification_id, jsonb_build_object(
                                              'password_hash', register.password_hash, 'name', coalesce(register.name, '')));
     ELSIF allowed AND u.status = 'active' THEN
-        PERFORM domain.notify('email', u.email, 'account-exists', jsonb_build_object('name', u.name));
+        PERFORM domain.notify('email', u.email, 'account-exists', jsonb_build_object('name', u.name), user_id => u.id);
     END IF;
 
     RETURN domain.mail_under_way();
@@ -107,7 +107,7 @@ BEGIN
     -- staff who have not taken their invitation do so with that, in its time
     IF allowed AND u.id IS NOT NULL AND NOT (u.password_hash = '' AND u.roles && '{staff,owner}') THEN
         PERFORM domain.user_token_put(token_hash, u.id, 'reset-password', NULL, ends);
-        PERFORM domain.notify('email', u.email, 'password-reset', jsonb_build_object('name', u.name), secret, notification_id, ends);
+        PERFORM domain.notify('email', u.email, 'password-reset', jsonb_build_object('name', u.name), secret, notification_id, ends, u.id);
     END IF;
 
     RETURN domain.mail_under_way();
@@ -213,8 +213,8 @@ BEGIN
                         WHERE a.tenant_id = u.tenant_id AND a.email_key = lower(email_change.email) AND a.deleted_at IS NULL) THEN
         PERFORM domain.user_token_put(token_hash, u.id, 'change-email', jsonb_build_object('email', email_change.email), ends);
         PERFORM domain.notify('email', email_change.email, 'email-change', jsonb_build_object('name', u.name), secret,
-                              notification_id, ends);
-        PERFORM domain.notify('email', u.email, 'email-change-notice', jsonb_build_object('name', u.name));
+                              notification_id, ends, u.id);
+        PERFORM domain.notify('email', u.email, 'email-change-notice', jsonb_build_object('name', u.name), user_id => u.id);
     END IF;
 
     RETURN domain.mail_under_way();
@@ -250,7 +250,7 @@ BEGIN
     DELETE FROM shop.user_token o
      WHERE o.tenant_id = u.tenant_id AND o.user_id = u.id AND o.purpose IN ('reset-password', 'verify-email', 'change-email');
 
-    PERFORM domain.notify('email', old.email, 'email-changed', jsonb_build_object('name', u.name));
+    PERFORM domain.notify('email', old.email, 'email-changed', jsonb_build_object('name', u.name), user_id => u.id);
 
     RETURN (200, json_build_object('email', u.email, 'email_verified', true)::text, NULL, NULL)::api.reply;
 END

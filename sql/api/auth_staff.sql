@@ -138,7 +138,7 @@ DECLARE
 BEGIN
     DELETE FROM shop.totp t WHERE t.tenant_id = u.tenant_id AND t.user_id = u.id;
 
-    PERFORM domain.notify('email', u.email, 'totp-removed', jsonb_build_object('name', u.name));
+    PERFORM domain.notify('email', u.email, 'totp-removed', jsonb_build_object('name', u.name), user_id => u.id);
     PERFORM domain.audit('user.reset-totp', 'user', u.id::text, old, domain.staff_json(u));
 
     RETURN (200, domain.staff_json(u)::text, NULL, (SELECT e.edge FROM domain.sessions_end(u.id) e))::api.reply;
@@ -235,7 +235,7 @@ BEGIN
     END IF;
 
     codes := domain.recovery_codes(u);
-    PERFORM domain.notify('email', u.email, 'totp-enrolled', jsonb_build_object('name', u.name));
+    PERFORM domain.notify('email', u.email, 'totp-enrolled', jsonb_build_object('name', u.name), user_id => u.id);
     PERFORM domain.audit('user.totp-enrolled', 'user', u.id::text, NULL, NULL);
 
     RETURN (200, json_build_object('recovery_codes', codes)::text, NULL,
@@ -255,7 +255,7 @@ BEGIN
 
     DELETE FROM shop.totp t WHERE t.tenant_id = u.tenant_id AND t.user_id = u.id;
 
-    PERFORM domain.notify('email', u.email, 'totp-removed', jsonb_build_object('name', u.name));
+    PERFORM domain.notify('email', u.email, 'totp-removed', jsonb_build_object('name', u.name), user_id => u.id);
     PERFORM domain.audit('user.totp-removed', 'user', u.id::text, NULL, NULL);
 
     RETURN (204, NULL, NULL, NULL)::api.reply;

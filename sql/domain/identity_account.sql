@@ -20,7 +20,7 @@ DECLARE
 BEGIN
     PERFORM domain.user_token_put(token_hash, u.id, 'verify-email', payload, ends);
     PERFORM domain.notify('email', u.email, 'verify-email', jsonb_build_object('name', coalesce(payload ->> 'name', u.name)), secret,
-                          notification_id, ends);
+                          notification_id, ends, u.id);
 END
 $$;
 
@@ -65,7 +65,7 @@ BEGIN
     DELETE FROM shop.user_token o
      WHERE o.tenant_id = u.tenant_id AND o.user_id = u.id AND o.purpose <> 'invitation';
 
-    PERFORM domain.notify('email', u.email, 'password-changed', jsonb_build_object('name', u.name));
+    PERFORM domain.notify('email', u.email, 'password-changed', jsonb_build_object('name', u.name), user_id => u.id);
 
     RETURN changed;
 END

@@ -103,7 +103,7 @@ BEGIN
     PERFORM domain.user_token_put(token_hash, u.id, 'invitation', NULL, ends);
     PERFORM domain.notify('email', u.email, 'staff-invitation', jsonb_build_object(
                               'name', u.name, 'shop', (SELECT s.name FROM shop.tenant s WHERE s.id = u.tenant_id),
-                              'invited_by', (domain.current_app_user()).name), secret, notification_id, ends);
+                              'invited_by', (domain.current_app_user()).name), secret, notification_id, ends, u.id);
 END
 $$;
 

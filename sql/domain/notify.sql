@@ -3,7 +3,8 @@
 -- Queues a message and returns its id. channel: email, sms, push; data: what the template needs, nothing secret. secret: what only the
 -- recipient may know (the token of a link), sealed by the edge for the place "shop.notification <tenant> <notification_id> secret";
 -- then notification_id is the edge's. A message that was not sent until expires_at is not sent at all. An id that is there already is
--- the same message: nothing happens, and NULL is returned. Whose account it is has been read with a lock (FOR KEY SHARE at least): an
+-- the same message: nothing happens, and NULL is returned. user_id: whose account it is about, by which an erasure finds it when the
+-- address has changed, or is not the account's yet. Whose account it is has been read with a lock (FOR KEY SHARE at least): an
 -- erasure at the same time would miss the mail, or the mail the erasure.
 CREATE OR REPLACE FUNCTION domain.notify(channel text, recipient text, template text, data jsonb DEFAULT '{}',
                                          secret text DEFAULT NULL, notification_id uuid DEFAULT NULL,
