@@ -65,15 +65,38 @@ def test_a_round_for_every_shop(shop):
     assert shop.value("SELECT to_regclass('event.outbox_' || to_char(current_date + 1, 'YYYYMMDD')) IS NOT NULL")
 
 
-DAY = "to_char(now() AT TIME ZONE 'UTC' + %s * interval '1 day', 'YYYYMMDD')"
 EVENTS = "SELECT tenant_id, event_id, created_at, payload, shard FROM {} ORDER BY id"
 
 
-def emit(db, tenant, number, day=0):
+def days(shop, *offsets):
+    """Days of UTC beside today: asked for once, for the day may end between two statements."""
+    return [r["day"] for r in shop.rows("SELECT (now() AT TIME ZONE 'UTC')::date + i AS day FROM unnest(%s::int[]) i", list(offsets))]
+
+
+def table(day):
+    return f"event.outbox_{day:%Y%m%d}"
+
+
+def partitions(shop):
+    return {r["name"] for r in shop.rows("SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'event.outbox'::regclass "
+                                         "AND inhrelid <> 'event.outbox_default'::regclass")}
+
+
+def keep_house(shop, db, early=()):
+    """A round makes the partitions that lack, of the days from today on and of the early events, and no other."""
+    there, ahead = partitions(shop), days(shop, *range(7))
+    answers, status = maintain(db)
+    new = partitions(shop) - there
+    assert (status, answers[-1]["partitions"]) == (200, len(new))
+    assert new in [set(map(table, [*early, *known])) - there for known in (ahead, days(shop, *range(7)))], "before midnight or after it"
+
+
+def emit(db, tenant, number, day):
+    """Events that came on this day, at noon."""
     db.execute("SELECT set_config('commerce.tenant_id', %s, false)", (str(tenant),))
     db.execute("SELECT domain.emit('t', 'early', 'thing', i::text, json_build_object('i', i)::jsonb) FROM generate_series(1, %s) i",
                (number,))
-    db.execute("UPDATE event.outbox SET created_at = created_at + %s * interval '1 day', type = 'set' WHERE type = 'early'", (day,))
+    db.execute("UPDATE event.outbox SET created_at = (%s::date + time '12:00') AT TIME ZONE 'UTC', type = 'set' WHERE type = 'early'", (day,))
     db.execute("SELECT set_config('commerce.tenant_id', '', false)")
 
 
@@ -86,40 +109,40 @@ def as_owner(shop):
 
 def test_events_from_before_their_day_had_a_partition(shop, alone):
     """They are moved to it, whosever they are; nothing is lost, and later ones go where they belong."""
-    days = (-3, -1, 0, 1)
+    four = days(shop, -3, -1, 0, 1)
     with shop.db() as db, as_owner(shop) as owner:
-        for day in days:
-            db.execute("DROP TABLE IF EXISTS event.outbox_" + shop.value(f"SELECT {DAY}", day))
+        for day in four:
+            db.execute(f"DROP TABLE IF EXISTS {table(day)}")
         for tenant in (1, 2):
-            for day in days:
+            for day in four:
                 emit(owner, tenant, 20, day)
         before = shop.rows(EVENTS.format("event.outbox"))
         assert len(before) >= 160 and before == shop.rows(EVENTS.format("event.outbox_default"))
         assert not owner.execute("SELECT FROM event.outbox_default").fetchall(), "the owner is subject to the policies"
 
-        answers, status = maintain(db)
-        assert (status, answers[-1]["partitions"]) == (200, 4)
+        keep_house(shop, db, four)
         assert shop.rows(EVENTS.format("event.outbox")) == before
         assert not shop.rows("SELECT FROM event.outbox_default")
-        for day in days:
-            assert shop.value(f"SELECT count(*) FROM event.outbox_{shop.value(f'SELECT {DAY}', day)}") >= 40
-        emit(owner, 1, 1)
+        for day in four:
+            assert shop.value(f"SELECT count(*) FROM {table(day)}") >= 40
+        emit(owner, 1, 1, four[-1])
         assert not shop.rows("SELECT FROM event.outbox_default")
-        assert maintain(db)[0][-1]["partitions"] == 0
+        keep_house(shop, db)
 
 
 def test_a_day_that_is_busy_is_left_to_the_next_round(shop, alone):
     """Who reads the default partition for long does not stop the round, and the round does not wait for him."""
+    today, = days(shop, 0)
     with shop.db() as db, as_owner(shop) as owner, shop.db() as reader:
-        db.execute("DROP TABLE event.outbox_" + shop.value(f"SELECT {DAY}", 0))
-        emit(owner, 1, 3)
+        db.execute(f"DROP TABLE {table(today)}")
+        emit(owner, 1, 3, today)
         with reader.transaction():
             assert reader.execute("SELECT count(*) AS n FROM event.outbox_default").fetchone()["n"] == 3
             assert maintain(db)[1] == 200
             assert shop.value("SELECT count(*) FROM event.outbox_default") == 3
-            emit(owner, 1, 1)           # nor does the round hold up who writes
-        assert maintain(db)[0][-1]["partitions"] == 1
-        assert shop.value("SELECT count(*) FROM event.outbox_default") == 0
+            emit(owner, 1, 1, today)    # nor does the round hold up who writes
+        keep_house(shop, db, [today])
+        assert table(today) in partitions(shop) and shop.value("SELECT count(*) FROM event.outbox_default") == 0
 
 
 def test_a_job_that_fails_stops_no_other(shop):
