@@ -62,6 +62,33 @@ def wait_for(condition, seconds=10.0, what=None):
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def frozen(pids):
+    """Stops processes for the block, so that whatever asks them waits.  One that has ended by then does not matter."""
+    def tell(sign):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
+
+    try:
+        tell(signal.SIGSTOP)
+        yield
+    finally:
+        tell(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def frozen_postgres(shop):
+    """PostgreSQL takes connections and says nothing.  Who starts its processes stops first, so that none is new among them; from then
+    on it buries none either: each number is of one that is there until it goes on, the last of all."""
+    pid = int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0])
+    process = pathlib.Path(f"/proc/{pid}")
+    with frozen([pid]):
+        wait_for(lambda: (process / "stat").read_text().rsplit(") ", 1)[1][0] == "T", 10, "PostgreSQL stands still")
+        with frozen([int(child) for child in (process / "task" / str(pid) / "children").read_text().split()]):
+            yield
+
+
 SOURCES = itertools.count(1)
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from stack import wait_for
-from test_health import standing_still
+from stack import frozen_postgres, wait_for
 
 
 def breakers(shop):
@@ -46,7 +45,7 @@ def test_postgres_is_stopped_and_comes_back(shop):
 def test_a_worker_dies_while_it_tries(shop):
     """PostgreSQL takes connections and says nothing: the try lasts, and who tries is killed. Both workers, several times."""
     with shop.configured(deadlines=True):
-        with standing_still(shop):
+        with frozen_postgres(shop):
             wait_for(lambda: breakers(shop)["read"] != "closed", 60, "it opens")
             for n in range(4):
                 wait_for(lambda: breakers(shop)["read"] == "half-open", 60, "somebody tries")

@@ -1,14 +1,10 @@
 """Information and health (B9, B10, B11, B13): what they say is true."""
 
-import contextlib
-import os
-import pathlib
 import re
-import signal
 
 import pytest
 
-from stack import wait_for
+from stack import frozen_postgres, wait_for
 
 
 def get(shop, path):
@@ -27,25 +23,6 @@ def told(shop, path, *names):
                 body = body[name]
             found.add((answer.status_code, body))
     return found
-
-
-@contextlib.contextmanager
-def standing_still(shop):
-    """PostgreSQL takes connections and says nothing."""
-    postmaster = int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0])
-    process = pathlib.Path(f"/proc/{postmaster}")
-    pids = [postmaster]
-    os.kill(postmaster, signal.SIGSTOP)
-    try:
-        # from then on it makes no children and buries none: each number is of one that is there until it goes on, the last of all
-        wait_for(lambda: (process / "stat").read_text().rsplit(") ", 1)[1][0] == "T", 10, "the postmaster stands still")
-        pids = [*map(int, (process / "task" / str(postmaster) / "children").read_text().split()), postmaster]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_information(shop):
@@ -91,7 +68,7 @@ def test_no_tenant_no_account_no_store(shop, path):
 def test_a_database_that_hangs_is_noticed(shop):
     shop.expect_log(r"PostgreSQL .* connection lost")
     with shop.configured(deadlines=True):
-        with standing_still(shop):
+        with frozen_postgres(shop):
             # each worker learns it by itself
             wait_for(lambda: told(shop, "/health/ready", "services", "postgres") == {(503, False)}, 10, "readiness says no")
             wait_for(lambda: told(shop, "/health", "checks", "database") == {(503, "unhealthy")}, 20, "both lanes are given up")

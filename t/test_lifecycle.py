@@ -15,7 +15,7 @@ import time
 import httpx
 import pytest
 
-from stack import SLOW, complete, wait_for
+from stack import SLOW, complete, frozen, frozen_postgres, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -47,31 +47,6 @@ def load(shop, request, threads=4):
 
 def get_product(edge):
     return edge.get("/api/v1/products/1").status_code
-
-
-@contextlib.contextmanager
-def frozen(pids):
-    """Stops processes for the block, so that whatever asks them waits.  One that has ended by then does not matter."""
-    def tell(sign):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, sign)
-
-    try:
-        tell(signal.SIGSTOP)
-        yield
-    finally:
-        tell(signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def frozen_postgres(shop):
-    """All of PostgreSQL stands still: who accepts connections first, so that nobody is new among those it has accepted."""
-    pid = int((shop.folder / "postgres" / "postmaster.pid").read_text().split()[0])
-    with frozen([pid]):
-        wait_for(lambda: pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] == "T", 10, "PostgreSQL stands still")
-        with frozen([int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]):
-            yield
 
 
 def backends(shop):
