@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from stack import SLOW
+from stack import SLOW, wait_for
 from world import made
 
 LONG = 20 * SLOW    # seconds until silence counts as the end; nginx closes or answers long before
@@ -210,9 +210,18 @@ def talk(shop, data, seconds=1.0, answers=1, heads=()):
 
 
 def smuggled(shop, mark):
-    with (shop.folder / "logs" / "access.log").open("rb") as f:
-        f.seek(mark)
-        return b"/health/smuggled" in f.read()
+    """Whether the marker was logged. Each worker keeps lines back for a second, and writes them in their order: later ones tell when all are there."""
+    def lines():
+        with (shop.folder / "logs" / "access.log").open("rb") as f:
+            f.seek(mark)
+            return f.read()
+
+    ends = [f"/health/end-{uuid.uuid4().hex}".encode() for _ in shop.workers()]
+    with shop.each_worker() as edges:
+        for end, edge in zip(ends, edges.values(), strict=True):
+            assert edge.get(end.decode()).status_code == 404
+    wait_for(lambda: all(end in lines() for end in ends), 20, "every worker has written what it had")
+    return b"/health/smuggled" in lines()
 
 
 def access_size(shop):
@@ -270,6 +279,13 @@ def test_aborted_bodies(shop, quiet, keep):
     assert len(found) <= 3
     others_are_served(shop, quiet)
     assert not smuggled(shop, mark)
+
+
+def test_what_is_asked_for_is_seen_in_the_log(shop):
+    """The marker is found when it is there: what the tests around this one rely on."""
+    mark = access_size(shop)
+    assert cut(talk(shop, get() + SECRET + TAIL, LONG, 3))[1][0] == 404
+    assert smuggled(shop, mark)
 
 
 def test_a_smuggled_request_is_never_logged(shop):
