@@ -1,6 +1,9 @@
 """The catalogue as SQL alone, as the edge's role: lists, search, writes, import, isolation, stock on the reading side."""
 
 import json
+import os
+import re
+import subprocess
 import tempfile
 import threading
 
@@ -586,3 +589,45 @@ def test_migrate_twice_and_back(shop):
     shop.stack.run("--url", shop.url, "--revert", script="scripts/migrate")
     assert shop.rows("SELECT nspname FROM pg_namespace WHERE nspname IN ('shop', 'event', 'domain', 'api')") == []
     shop.stack.run("--url", shop.url, "--verify", script="scripts/migrate")
+
+
+def outline(url):
+    """What pg_dump tells of a schema, however it words it: no remarks, a constraint within its table or after it."""
+    done = subprocess.run(["pg_dump", "-s", "-N", "sqitch", "-d", url], capture_output=True, text=True, check=True)
+    lines = (line.strip().rstrip(",;").removesuffix(" NOT VALID").removeprefix("ADD ") for line in done.stdout.splitlines())
+    return {line for line in lines if line and not line.startswith(("--", "\\", "COMMENT ON", "CREATE EXTENSION"))
+            and not re.fullmatch(r"ALTER (TABLE|DOMAIN) (ONLY )?\S+", line)}
+
+
+@pytest.mark.slow
+def test_each_change_is_taken_back_whole(shop):
+    """One by one up and down again: after each revert there is what was there before its deploy; then all of it once more."""
+    url = shop.url.rsplit("/", 1)[0] + "/steps"
+
+    def sqitch(command, *arguments):
+        done = subprocess.run(["sqitch", command, *arguments, "--target", "db:pg:" + url.split(":", 1)[1]], cwd=stack_module.ROOT / "sql",
+                              capture_output=True, text=True, check=False, env={**os.environ, "PGOPTIONS": "-cclient_min_messages=warning"})
+        assert done.returncode == 0, f"{command} {arguments}: {done.stdout[-1000:]} {done.stderr[-1000:]}"
+
+    shop.eyes.execute("CREATE DATABASE steps TEMPLATE template0")
+    try:
+        changes = [line.split()[0] for line in (stack_module.ROOT / "sql" / "sqitch.plan").read_text().splitlines() if line and line[0] != "%"]
+        assert len(changes) > 25
+        before = []
+        for change in changes:
+            before.append(outline(url))
+            sqitch("deploy", "--to-change", change, "--verify")
+        whole = outline(url)
+        for n in reversed(range(len(changes))):
+            sqitch("revert", "-y", *(["--to-change", changes[n - 1]] if n else []))
+            now = outline(url)
+            assert now == before[n], f"revert/{changes[n]}.sql leaves {now - before[n]} and lacks {before[n] - now}"
+        sqitch("deploy", "--verify")
+        assert outline(url) == whole
+
+        # an installed one: with the functions, and what they stand on
+        shop.stack.run("--url", url, "--force", "--verify", script="scripts/migrate")
+        shop.stack.run("--url", url, "--revert", script="scripts/migrate")
+        assert outline(url) == before[0]
+    finally:
+        shop.eyes.execute("DROP DATABASE steps WITH (FORCE)")
