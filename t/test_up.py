@@ -78,8 +78,13 @@ def steps(text):
 
 
 def test_the_container_s_command(machine, tmp_path):
-    """A shop in the foreground; the purchase of the README; SIGTERM ends all of it."""
-    line = json.loads(re.search(r"^CMD (\[.+\])$", (ROOT / "Dockerfile").read_text(), re.M)[1])
+    """A shop in the foreground that is told healthy while it runs; the purchase of the README; SIGTERM ends all of it."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    line = json.loads(re.search(r"^CMD (\[.+\])$", dockerfile, re.M)[1])
+    check = json.loads(re.search(r"^HEALTHCHECK (?:--\S+ )+CMD (\[.+\])$", dockerfile, re.M)[1])
+    check = [word.replace(":8080/", f":{machine.port}/") for word in check]
+    assert f":{machine.port}/" in check[-1] and check[0] in (ROOT / "scripts/packages/run.txt").read_text().splitlines()
+    assert machine.command(*check).returncode != 0, "nothing is there yet"
     line = [{"0.0.0.0": "127.0.0.1", "8080": str(machine.port)}.get(word, word) for word in line]
     said = tmp_path / "said"
     with said.open("w") as out, subprocess.Popen(line, cwd=machine.tree, env=machine.environment, stdin=subprocess.DEVNULL,
@@ -89,6 +94,7 @@ def test_the_container_s_command(machine, tmp_path):
             table = steps(said.read_text())
             assert list(table) == ["PostgreSQL", "Redis", "Mail", "Migrations", "Accounts", "Sentiment", "nginx", "Catalogue",
                                    "Purchase", "Training"], said.read_text()
+            assert machine.command(*check).returncode == 0
             assert table["nginx"] == "started" and re.match(r"order \w{8}, ", table["Purchase"])
             with machine.client() as customer:
                 answer = customer.post("/login", json={"email": "test@example.com", "password": "password"})
@@ -112,6 +118,7 @@ def test_the_container_s_command(machine, tmp_path):
             shell.terminate()
         assert shell.wait(120) == 0
     wait_for(lambda: not machine.alive(), 60, "nothing runs")
+    assert machine.command(*check).returncode != 0
 
 
 def test_again_it_goes_on_with_its_data(machine):
