@@ -23,6 +23,25 @@ def test_last_units(shop, clients, buyers, stock):
     assert lost(answers)[0].body["lines"] == [{"variant_id": variant, "product_id": variant - 1, "requested": 1, "available": 0}]
 
 
+def test_what_was_sold_lately_is_found_without_what_was_sold_before(shop, clients):
+    """Lists learn of sales every few seconds, with the settings of the edge's role: what that reads must not grow with the shop's history."""
+    variant = shop.product(10)
+    clients[0].checkout([(variant, 1)])
+    with shop.eyes.transaction(force_rollback=True):
+        shop.eyes.execute("INSERT INTO shop.stock_movement (tenant_id, variant_id, location_id, delta, on_hand, reason, created_at) "
+                          "SELECT m.tenant_id, m.variant_id, m.location_id, 0, m.on_hand, m.reason, now() - interval '2 days' "
+                          "FROM shop.stock_movement m, generate_series(1, 5000) WHERE m.variant_id = %s AND m.reason IN ('sale', 'reserved')",
+                          (variant,))
+        shop.eyes.execute("ANALYZE shop.stock_movement")
+        shop.eyes.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        shop.eyes.execute("SET LOCAL enable_seqscan = off")
+        read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'shop.stock_movement'::regclass"
+        before = shop.value(read)
+        shop.rows("SELECT api.stock_publish()")
+        assert shop.value(read) - before < 5000
+        assert shop.value("SELECT stock FROM shop.product_stock WHERE product_id = %s", variant - 1) == 9
+
+
 def test_both_orders_of_lines_never_deadlock(shop, clients):
     a, b, c = (shop.product(150) for _ in range(3))
     carts = [[(a, 1), (b, 1), (c, 1)], [(c, 1), (b, 1), (a, 1)], [(b, 1), (a, 2)]]

@@ -18,12 +18,14 @@ BEGIN
     SELECT p.until - interval '30 seconds' INTO since FROM domain.progress p WHERE p.job = 'stock_publish';
 
     PERFORM set_config('commerce.sweep', 'stock', true);
-    FOR sold IN
-        SELECT m.tenant_id, array_agg(DISTINCT m.variant_id) AS variants
-          FROM shop.stock_movement m
-         WHERE m.created_at >= coalesce(since, now() - interval '1 hour') AND m.reason IN ('sale', 'reserved')
-         GROUP BY m.tenant_id
-         ORDER BY m.tenant_id
+    -- planned for this time: whoever does not know it reads every movement that there ever was
+    FOR sold IN EXECUTE
+        $text$SELECT m.tenant_id, array_agg(DISTINCT m.variant_id) AS variants
+                FROM shop.stock_movement m
+               WHERE m.created_at >= $1 AND m.reason IN ('sale', 'reserved')
+               GROUP BY m.tenant_id
+               ORDER BY m.tenant_id$text$
+    USING coalesce(since, now() - interval '1 hour')
     LOOP
         PERFORM set_config('commerce.tenant_id', sold.tenant_id::text, true);
         PERFORM domain.stock_changed(sold.variants);
