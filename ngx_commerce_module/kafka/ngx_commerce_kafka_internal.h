@@ -15,7 +15,7 @@
 
 
 #define NGX_COMMERCE_KAFKA_SHARDS  16       /* domain.shard() */
-#define NGX_COMMERCE_KAFKA_LANES   4        /* of the relay: batches that are under way at once */
+#define NGX_COMMERCE_KAFKA_LANES   5        /* of the relay: batches that are under way at once */
 #define NGX_COMMERCE_KAFKA_BATCH   1000     /* records of one, at most */
 
 

@@ -1,6 +1,11 @@
 /*
  * A lane of the relay: one batch at a time, claimed, produced, acknowledged, and
  * marked in the statement that claims the next one.
+ *
+ * While there is little to send, the common lane claims all shards at once: a
+ * statement and the brokers' requests, one for each partition, cost more than
+ * the few events in them.  A shard that comes back full has a lane work for
+ * itself, until it finds less again.
  */
 
 #include "ngx_commerce_kafka_relay.h"
@@ -12,6 +17,8 @@
 
 static void ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
+static void ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
+    const PGresult *result);
 static rd_kafka_resp_err_t ngx_commerce_kafka_lane_produce(
     ngx_commerce_kafka_lane_t *lane, const PGresult *result, int row);
 static void ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane);
@@ -19,7 +26,9 @@ static void ngx_commerce_kafka_lane_bury(int64_t id, u_char *since,
     const char *error);
 static void ngx_commerce_kafka_lane_buried(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
-static uint32_t ngx_commerce_kafka_lane_shards(ngx_commerce_kafka_lane_t *lane);
+static uint32_t ngx_commerce_kafka_lane_shards(
+    const ngx_commerce_kafka_lane_t *lane);
+static uint32_t ngx_commerce_kafka_lane_own(ngx_uint_t number);
 
 
 void
@@ -40,8 +49,7 @@ ngx_commerce_kafka_lanes_run(void)
     for (i = 0; i < NGX_COMMERCE_KAFKA_LANES; i++) {
         lane = &relay->lanes[i];
 
-        shards = relay->held & ~relay->yielding
-                 & ngx_commerce_kafka_lane_shards(lane);
+        shards = ngx_commerce_kafka_lane_shards(lane);
 
         if (lane->state != NGX_COMMERCE_KAFKA_IDLE
             || !(lane->sent_n || (lane->again && shards)))
@@ -128,9 +136,13 @@ ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
     values[2].len = events - ids;
     values[3].data = lane->sent_n ? lane->since : NULL;
     values[3].len = lane->sent_n ? ngx_strlen(lane->since) : 0;
+    lane->many = lane->number == NGX_COMMERCE_KAFKA_COMMON
+                 ? ngx_min(ngx_commerce_kafka_conf->batch,
+                           NGX_COMMERCE_KAFKA_BATCH / NGX_COMMERCE_KAFKA_SHARDS)
+                 : ngx_commerce_kafka_conf->batch;
+
     values[4].data = many;
-    values[4].len = ngx_sprintf(many, "%ui", ngx_commerce_kafka_conf->batch)
-                    - many;
+    values[4].len = ngx_sprintf(many, "%ui", lane->many) - many;
     values[5].data = events;
     values[5].len = p - events;
 
@@ -141,10 +153,18 @@ ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
     op->handler = ngx_commerce_kafka_lane_claimed;
     op->data = lane;
 
+    if (shards) {
+
+        /* before the outbox is looked at: who commits from here on tells again */
+
+        ngx_commerce_kafka_shared->woken = 0;
+        ngx_memory_barrier();
+    }
+
     if (ngx_commerce_pg_submit(op) == NGX_OK) {
         lane->state = NGX_COMMERCE_KAFKA_CLAIMING;
         lane->marking = lane->sent_n;
-        lane->marked = lane->shards;
+        lane->marked |= lane->shards;
         lane->shards = shards;
         lane->again = 0;
         lane->not_before = ngx_current_msec + NGX_COMMERCE_KAFKA_PACE;
@@ -193,6 +213,8 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     lane->marked = 0;
 
     (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relay_turns, 1);
+
+    ngx_commerce_kafka_lane_fill(lane, result);
 
     rows = PQntuples(result);
 
@@ -255,15 +277,57 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     }
 
     if (lane->state == NGX_COMMERCE_KAFKA_SENDING) {
+        ngx_commerce_kafka_lane_settle(lane);
+    }
+}
 
-        /* a shard may have more */
 
-        if ((ngx_uint_t) rows >= ngx_commerce_kafka_conf->batch) {
-            lane->again = 1;
-            lane->not_before = ngx_min(lane->not_before, ngx_current_msec);
+/* Whose lane a shard is from here on: one that came back full has more. */
+
+static void
+ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
+    const PGresult *result)
+{
+    int                          row;
+    ngx_uint_t                   i, shard;
+    ngx_uint_t                   found[NGX_COMMERCE_KAFKA_SHARDS];
+    ngx_commerce_kafka_lane_t   *own;
+    ngx_commerce_kafka_relay_t  *relay;
+
+    relay = &ngx_commerce_kafka_relay;
+
+    ngx_memzero(found, sizeof(found));
+
+    for (row = 0; row < PQntuples(result); row++) {
+        shard = ngx_atoi((u_char *) PQgetvalue(result, row, 14),
+                         PQgetlength(result, row, 14));
+
+        if (shard < NGX_COMMERCE_KAFKA_SHARDS) {
+            found[shard]++;
+        }
+    }
+
+    if (lane->number != NGX_COMMERCE_KAFKA_COMMON) {
+        lane->full = 0;
+
+        /* what was written meanwhile, should the shards be its own again */
+        relay->lanes[NGX_COMMERCE_KAFKA_COMMON].again = 1;
+    }
+
+    for (i = 0; i < NGX_COMMERCE_KAFKA_SHARDS; i++) {
+
+        if (found[i] < lane->many) {
+            continue;
         }
 
-        ngx_commerce_kafka_lane_settle(lane);
+        own = &relay->lanes[i / NGX_COMMERCE_KAFKA_SHARE];
+        own->full = 1;
+        own->again = 1;
+
+        /* at once; these marks first, when they are the common lane's */
+
+        own->not_before = ngx_current_msec;
+        lane->not_before = ngx_current_msec;
     }
 }
 
@@ -366,6 +430,7 @@ ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane)
 
     if (lane->failed) {
         lane->not_before = ngx_current_msec + 500;
+        lane->again = 1;
         return;
     }
 
@@ -527,11 +592,56 @@ ngx_commerce_kafka_shards_read(const char *text)
 }
 
 
-/* The shards of a lane, as bits. */
+uint32_t
+ngx_commerce_kafka_lane_busy(const ngx_commerce_kafka_lane_t *lane)
+{
+    if (lane->state == NGX_COMMERCE_KAFKA_IDLE && lane->sent_n == 0) {
+        return 0;
+    }
+
+    return lane->shards | lane->marked;
+}
+
+
+/* What a lane may claim now, as bits. */
 
 static uint32_t
-ngx_commerce_kafka_lane_shards(ngx_commerce_kafka_lane_t *lane)
+ngx_commerce_kafka_lane_shards(const ngx_commerce_kafka_lane_t *lane)
+{
+    uint32_t                           shards;
+    ngx_uint_t                         i;
+    const ngx_commerce_kafka_lane_t   *other;
+    const ngx_commerce_kafka_relay_t  *relay;
+
+    relay = &ngx_commerce_kafka_relay;
+
+    shards = lane->full ? ngx_commerce_kafka_lane_own(lane->number) : 0;
+
+    if (lane->number == NGX_COMMERCE_KAFKA_COMMON) {
+        shards = relay->held;
+    }
+
+    for (i = 0; i < NGX_COMMERCE_KAFKA_LANES; i++) {
+        other = &relay->lanes[i];
+
+        if (other == lane) {
+            continue;
+        }
+
+        shards &= ~ngx_commerce_kafka_lane_busy(other);
+
+        if (other->full) {
+            shards &= ~ngx_commerce_kafka_lane_own(i);
+        }
+    }
+
+    return shards & relay->held & ~relay->yielding;
+}
+
+
+static uint32_t
+ngx_commerce_kafka_lane_own(ngx_uint_t number)
 {
     return ((1u << NGX_COMMERCE_KAFKA_SHARE) - 1)
-           << (lane->number * NGX_COMMERCE_KAFKA_SHARE);
+           << (number * NGX_COMMERCE_KAFKA_SHARE);
 }

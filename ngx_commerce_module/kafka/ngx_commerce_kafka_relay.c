@@ -3,8 +3,8 @@
  * for each key.
  *
  * Who relays: one worker of a node (a record in shared memory), and of each
- * shard one node (a lease in PostgreSQL).  The shards are in four lanes; a lane
- * has one batch under way: claimed, produced, acknowledged, and marked in the
+ * shard one node (a lease in PostgreSQL).  A shard is in the common lane, or in
+ * one of four when it has much to send; a lane has one batch under way: claimed, produced, acknowledged, and marked in the
  * statement that claims the next one.  What is not marked is claimed again, by
  * whomever.
  */
@@ -14,6 +14,7 @@
 #include <signal.h>
 
 
+#define NGX_COMMERCE_KAFKA_POLLS    4           /* after so many the lanes look without being told */
 #define NGX_COMMERCE_KAFKA_DRAIN    3000        /* ms that a worker which leaves waits for the brokers */
 #define NGX_COMMERCE_KAFKA_TOPICS_PAUSE  60000  /* between two attempts to make what cannot be made */
 #define NGX_COMMERCE_KAFKA_GOODBYE  1000        /* and for PostgreSQL, when the brokers did not answer */
@@ -21,6 +22,7 @@
 
 static void ngx_commerce_kafka_relay_committed(void);
 static void ngx_commerce_kafka_relay_woken(ngx_commerce_watch_t *w);
+static void ngx_commerce_kafka_relay_again(void);
 static void ngx_commerce_kafka_relay_closing(ngx_commerce_watch_t *w);
 static void ngx_commerce_kafka_relay_tick(ngx_event_t *ev);
 static ngx_uint_t ngx_commerce_kafka_relay_own(void);
@@ -135,21 +137,25 @@ ngx_commerce_kafka_relay_committed(void)
 static void
 ngx_commerce_kafka_relay_woken(ngx_commerce_watch_t *w)
 {
-    uint64_t    n;
-    ngx_uint_t  i;
+    uint64_t  n;
 
     (void) !read(ngx_commerce_kafka_wake_fd, &n, sizeof(n));
 
-    /* before the outbox is looked at: who commits from here on tells again */
+    ngx_commerce_kafka_relay_again();
+    ngx_commerce_kafka_lanes_run();
+}
 
-    ngx_commerce_kafka_shared->woken = 0;
-    ngx_memory_barrier();
+
+/* There may be events, of any shard. */
+
+static void
+ngx_commerce_kafka_relay_again(void)
+{
+    ngx_uint_t  i;
 
     for (i = 0; i < NGX_COMMERCE_KAFKA_LANES; i++) {
         ngx_commerce_kafka_relay.lanes[i].again = 1;
     }
-
-    ngx_commerce_kafka_lanes_run();
 }
 
 
@@ -231,8 +237,10 @@ ngx_commerce_kafka_relay_tick(ngx_event_t *ev)
 
     /* events that other nodes wrote: nobody tells of these */
 
-    relay->turn = (relay->turn + 1) % NGX_COMMERCE_KAFKA_LANES;
-    relay->lanes[relay->turn].again = 1;
+    if (++relay->turn >= NGX_COMMERCE_KAFKA_POLLS) {
+        relay->turn = 0;
+        ngx_commerce_kafka_relay_again();
+    }
 
     ngx_commerce_kafka_lanes_run();
 }
@@ -352,9 +360,10 @@ ngx_commerce_kafka_relay_rebuild(const char *why)
                                      &ngx_commerce_kafka_shared->relay_failed,
                                      lane->count - lane->answered);
             lane->state = NGX_COMMERCE_KAFKA_IDLE;
-            lane->again = 1;
         }
     }
+
+    ngx_commerce_kafka_relay_again();
 
     pause = ngx_min(100 << ngx_min(relay->rebuilds, 6),
                     NGX_COMMERCE_KAFKA_BACKOFF);
@@ -521,7 +530,7 @@ ngx_commerce_kafka_relay_lease(void)
     lanes = 0;
 
     for (i = 0; i < NGX_COMMERCE_KAFKA_LANES; i++) {
-        lanes |= relay->lanes[i].shards | relay->lanes[i].marked;
+        lanes |= ngx_commerce_kafka_lane_busy(&relay->lanes[i]);
     }
 
     kept = relay->held & ~(relay->yielding & ~lanes);

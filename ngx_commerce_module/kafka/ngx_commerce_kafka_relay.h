@@ -11,8 +11,12 @@
 
 #define NGX_COMMERCE_KAFKA_BACKOFF  5000        /* ms at most between two attempts */
 
+/* the last lane is for the shards of all lanes that have little to send */
+
+#define NGX_COMMERCE_KAFKA_COMMON  (NGX_COMMERCE_KAFKA_LANES - 1)
+
 #define NGX_COMMERCE_KAFKA_SHARE                                              \
-    (NGX_COMMERCE_KAFKA_SHARDS / NGX_COMMERCE_KAFKA_LANES)
+    (NGX_COMMERCE_KAFKA_SHARDS / NGX_COMMERCE_KAFKA_COMMON)
 
 
 typedef enum {
@@ -39,9 +43,11 @@ typedef struct {
     ngx_uint_t                       sent_n;    /* to be marked: the first of "sent" */
     ngx_uint_t                       marking;   /* of these, those that the statement under way marks */
     ngx_uint_t                       again;     /* there are more, or may be */
+    ngx_uint_t                       full;      /* a shard of its own came back full: it is not left to the common lane */
+    ngx_uint_t                       many;      /* events of a shard that the last claim asked for */
     ngx_uint_t                       error_n;
     uint32_t                         shards;    /* of the last claim */
-    uint32_t                         marked;    /* of the one before, until its marks are committed */
+    uint32_t                         marked;    /* of those before, until their marks are committed */
     ngx_msec_t                       not_before;
     ngx_commerce_kafka_row_t         rows[NGX_COMMERCE_KAFKA_BATCH];
     ngx_commerce_kafka_row_t         sent[2 * NGX_COMMERCE_KAFKA_BATCH];
@@ -61,7 +67,7 @@ typedef struct {
     ngx_msec_t                   rebuild_at;
     ngx_uint_t                   rebuilds;      /* in a row */
     ngx_uint_t                   topics;        /* they are there */
-    ngx_uint_t                   turn;          /* the lane that looks without being told */
+    ngx_uint_t                   turn;          /* polls since the lanes looked without being told */
     ngx_msec_t                   topics_at;
     ngx_msec_t                   topics_wait;   /* after the next failure */
     ngx_uint_t                   leasing;
@@ -94,6 +100,9 @@ void ngx_commerce_kafka_lanes_run(void);
 /* Marks what was sent and claims what is next; without shards it only marks. */
 void ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
     uint32_t shards);
+
+/* Shards of which it has events under way, or sent and not marked. */
+uint32_t ngx_commerce_kafka_lane_busy(const ngx_commerce_kafka_lane_t *lane);
 
 /* The brokers' answers. */
 void ngx_commerce_kafka_lane_report(rd_kafka_event_t *event);

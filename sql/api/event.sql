@@ -93,7 +93,7 @@ $$;
 CREATE OR REPLACE FUNCTION api.relay_turn(holder text, shards smallint[], sent bigint[], sent_since timestamptz, many int,
                                           events uuid[] DEFAULT NULL)
 RETURNS TABLE (id bigint, created_at timestamptz, topic text, key text, event_id uuid, source text, type text, subject text, "time" text,
-               tenant_id bigint, aggregate_version bigint, correlation_id text, traceparent text, payload text)
+               tenant_id bigint, aggregate_version bigint, correlation_id text, traceparent text, payload text, shard smallint)
 LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     own  smallint[];
@@ -114,7 +114,7 @@ BEGIN
     RETURN QUERY
     SELECT o.id, o.created_at, o.topic, o.tenant_id || ':' || o.aggregate_id, o.event_id,
            '/tenants/' || o.tenant_id || '/' || o.aggregate, coalesce(t.ce_type, o.type), o.aggregate_id, domain.ts(o.created_at),
-           o.tenant_id, o.aggregate_version, o.correlation_id, o.traceparent, o.payload
+           o.tenant_id, o.aggregate_version, o.correlation_id, o.traceparent, o.payload, o.shard
       FROM relay.unsent(own, many) o
       LEFT JOIN domain.event_types() t ON t.type = o.type AND t.topic = o.topic;
 END
