@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 
-from bench_tools import FAILED, PORT, ROOT, RUN, Cpu, run, say
+from bench_tools import FAILED, PORT, ROOT, RUN, WARM, Cpu, run, say
 
 KAFKA = PORT + 7
 BACKLOG = 200000
@@ -143,6 +143,7 @@ def checkout(stack, row, options, consuming):
     stack.stack('start', 'nginx')
     stack.script('wait-ready', stack.url)
     for pair in range(options.pairs):
+        row.ours(WARM)              # nginx has just started: pgbench's new connections have as long before they are measured
         rest(stack)
         FAILED.update(ours=0, limit=0)
         began = cpu.read()
