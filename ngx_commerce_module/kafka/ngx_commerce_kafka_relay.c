@@ -4,9 +4,9 @@
  *
  * Who relays: one worker of a node (a record in shared memory), and of each
  * shard one node (a lease in PostgreSQL).  A shard is in the common lane, or in
- * one of four when it has much to send; a lane has one batch under way: claimed, produced, acknowledged, and marked in the
- * statement that claims the next one.  What is not marked is claimed again, by
- * whomever.
+ * one of four when it has much to send; a lane has one batch under way: claimed,
+ * produced, acknowledged, and marked in the statement that claims the next one.
+ * What is not marked is claimed again, by whomever.
  */
 
 #include "ngx_commerce_kafka_relay.h"
