@@ -397,7 +397,7 @@ class Away:
         caught_up(self.shop)
         orders = [json.loads(r["payload"])["order_id"] for r in kafka.records("order.completed")]
         assert set(self.orders) <= set(orders)
-        looks = [json.loads(r["payload"])["metadata"] for r in kafka.records("user.interaction") if r["key"] == "1:3"]
+        looks = [json.loads(r["payload"])["metadata"] or {} for r in kafka.records("user.interaction") if r["key"] == "1:3"]
         looks = [told["look"] for told in looks if told.get("minute") == self.mark]
         assert list(dict.fromkeys(looks)) == list(range(self.looks))
         assert self.shop.value("SELECT count(*) FROM event.inbox WHERE consumer = 'consumer.notify_order' AND event_id IN (SELECT event_id "
