@@ -237,6 +237,36 @@ def test_the_file_may_be_cut_off_or_taken_away(shop, trained, staff):
     assert shop.workers() == before
 
 
+def test_a_refusal_lasts_as_long_as_its_file(shop, trained):
+    """Told about again when it was taken away and is back; used as soon as it can be read."""
+    def told(mark, words):
+        return sum("is no model" in line and words in line for line in shop.log_lines()[mark:])
+
+    mark = len(shop.log_lines())
+    trained.put(b"no model")
+    wait_for(lambda: told(mark, "the one before it stays") == 2, 20, "both workers refuse it")
+    kept = trained.file.with_suffix(".kept")
+    trained.file.rename(kept)
+    assert trained.used() == {2000}
+    kept.rename(trained.file)
+    wait_for(lambda: told(mark, "the one before it stays") == 4, 20, "both workers refuse it again")
+    trained.publish(2000)
+    if os.getuid() != 0:
+        return
+    model = trained.file.with_suffix(".new")
+    model.write_bytes(trained.train(1000).read_bytes())
+    model.chmod(0)
+    old = time.time() - 5
+    os.utime(model, (old, old))
+    mark = len(shop.log_lines())
+    model.rename(trained.file)
+    wait_for(lambda: told(mark, "cannot be opened") == 2, 20, "nobody may read it")
+    assert trained.used() == {2000}
+    trained.file.chmod(0o644)
+    wait_for(lambda: trained.used() == {1000}, 20, "now they may")
+    trained.publish(2000)
+
+
 def test_a_worker_has_the_model_from_its_first_request_on(shop, trained):
     shop.reload()
     assert trained.used() == {2000}

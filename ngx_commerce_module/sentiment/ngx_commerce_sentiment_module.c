@@ -7,6 +7,7 @@
  */
 
 #include "ngx_commerce_sentiment_model.h"
+#include "ngx_commerce_file.h"
 #include "ngx_commerce_rounds.h"
 
 #include <ngx_http.h>
@@ -14,8 +15,7 @@
 #include <sys/mman.h>
 
 
-#define NGX_COMMERCE_SENTIMENT_SETTLED  500000000   /* ns since the last write */
-#define NGX_COMMERCE_SENTIMENT_MAX      (160 * 1024 * 1024)
+#define NGX_COMMERCE_SENTIMENT_MAX  (160 * 1024 * 1024)
 
 
 typedef struct {
@@ -23,14 +23,6 @@ typedef struct {
     ngx_msec_t           interval;
     ngx_thread_pool_t   *pool;
 } ngx_commerce_sentiment_main_conf_t;
-
-/* Which file it is: one that was replaced has another. */
-
-typedef struct {
-    uint64_t             inode;
-    uint64_t             modified;          /* ns */
-    uint64_t             size;
-} ngx_commerce_sentiment_file_t;
 
 typedef struct {
     void                       *data;       /* NULL: none */
@@ -43,7 +35,8 @@ typedef struct {
 typedef struct {
     const char                     *path;
     ngx_log_t                      *log;
-    ngx_commerce_sentiment_file_t   seen;   /* taken or refused */
+    ngx_commerce_file_t             seen;   /* taken or refused */
+    ngx_uint_t                      refused;
     ngx_commerce_sentiment_copy_t   copy;   /* a new one, for the event loop */
     ngx_uint_t                      hasty;  /* does not wait for the file to settle */
 } ngx_commerce_sentiment_round_t;
@@ -63,16 +56,9 @@ static ngx_int_t ngx_commerce_sentiment_init(ngx_conf_t *cf);
 static ngx_int_t ngx_commerce_sentiment_init_process(ngx_cycle_t *cycle);
 static ngx_msec_t ngx_commerce_sentiment_take(void *data);
 static void ngx_commerce_sentiment_thread(void *data, ngx_log_t *log);
-static ngx_uint_t ngx_commerce_sentiment_due(
-    ngx_commerce_sentiment_round_t *round,
-    const ngx_commerce_sentiment_file_t *file);
 static const char *ngx_commerce_sentiment_load(
     ngx_commerce_sentiment_round_t *round, int fd,
-    const ngx_commerce_sentiment_file_t *file);
-static const char *ngx_commerce_sentiment_fill(u_char *data, int fd,
-    const ngx_commerce_sentiment_file_t *file);
-static void ngx_commerce_sentiment_identify(const struct stat *st,
-    ngx_commerce_sentiment_file_t *file);
+    const ngx_commerce_file_t *file);
 
 
 static ngx_command_t  ngx_commerce_sentiment_commands[] = {
@@ -312,18 +298,28 @@ ngx_commerce_sentiment_thread(void *data, ngx_log_t *log)
 {
     ngx_commerce_sentiment_round_t *round = data;
 
-    int                             fd;
-    const char                     *why;
-    struct stat                     st;
-    ngx_commerce_sentiment_file_t   file;
+    int                   fd;
+    const char           *why;
+    struct stat           st;
+    ngx_commerce_file_t   file;
 
     if (stat(round->path, &st) == -1) {
+
+        /* what was refused and comes back is told about again */
+
+        if (round->refused && ngx_errno == NGX_ENOENT) {
+            ngx_memzero(&round->seen, sizeof(ngx_commerce_file_t));
+            round->refused = 0;
+        }
+
         return;
     }
 
-    ngx_commerce_sentiment_identify(&st, &file);
+    ngx_commerce_file_identify(&file, &st);
 
-    if (!ngx_commerce_sentiment_due(round, &file)) {
+    if (ngx_commerce_file_same(&file, &round->seen)
+        || !(round->hasty || ngx_commerce_file_settled(&file)))
+    {
         return;
     }
 
@@ -338,7 +334,7 @@ ngx_commerce_sentiment_thread(void *data, ngx_log_t *log)
         why = "it is not a regular file";
 
     } else {
-        ngx_commerce_sentiment_identify(&st, &file);
+        ngx_commerce_file_identify(&file, &st);
         why = ngx_commerce_sentiment_load(round, fd, &file);
     }
 
@@ -347,6 +343,7 @@ ngx_commerce_sentiment_thread(void *data, ngx_log_t *log)
     }
 
     round->seen = file;
+    round->refused = (why != NULL);
 
     if (why) {
         ngx_log_error(NGX_LOG_ERR, round->log, 0,
@@ -360,35 +357,11 @@ ngx_commerce_sentiment_thread(void *data, ngx_log_t *log)
 }
 
 
-/* Has it changed, and does nobody write to it any more? */
-
-static ngx_uint_t
-ngx_commerce_sentiment_due(ngx_commerce_sentiment_round_t *round,
-    const ngx_commerce_sentiment_file_t *file)
-{
-    int64_t          age;
-    struct timespec  now;
-
-    if (ngx_memcmp(file, &round->seen, sizeof(ngx_commerce_sentiment_file_t))
-        == 0)
-    {
-        return 0;
-    }
-
-    (void) clock_gettime(CLOCK_REALTIME, &now);
-
-    age = ((int64_t) now.tv_sec * 1000000000 + now.tv_nsec)
-          - (int64_t) file->modified;
-
-    return round->hasty || age < 0 || age >= NGX_COMMERCE_SENTIMENT_SETTLED;
-}
-
-
 /* NULL: it is in round->copy; else what is wrong with it. */
 
 static const char *
 ngx_commerce_sentiment_load(ngx_commerce_sentiment_round_t *round, int fd,
-    const ngx_commerce_sentiment_file_t *file)
+    const ngx_commerce_file_t *file)
 {
     void        *data;
     const char  *why;
@@ -408,7 +381,7 @@ ngx_commerce_sentiment_load(ngx_commerce_sentiment_round_t *round, int fd,
         return "there is no memory for it";
     }
 
-    why = ngx_commerce_sentiment_fill(data, fd, file);
+    why = ngx_commerce_file_read(fd, data, file);
 
     if (why == NULL
         && mprotect(data, file->size, PROT_READ) == 0
@@ -424,54 +397,4 @@ ngx_commerce_sentiment_load(ngx_commerce_sentiment_round_t *round, int fd,
     (void) munmap(data, file->size);
 
     return why ? why : "its memory cannot be made read-only";
-}
-
-
-/* The whole file, and it is still the same one. */
-
-static const char *
-ngx_commerce_sentiment_fill(u_char *data, int fd,
-    const ngx_commerce_sentiment_file_t *file)
-{
-    size_t                          done;
-    ssize_t                         n;
-    struct stat                     st;
-    ngx_commerce_sentiment_file_t   now;
-
-    for (done = 0; done < file->size; done += n) {
-        n = pread(fd, data + done, file->size - done, done);
-
-        if (n == -1 && ngx_errno == NGX_EINTR) {
-            n = 0;
-            continue;
-        }
-
-        if (n == -1) {
-            return "it cannot be read";
-        }
-
-        if (n == 0) {
-            return "it became shorter while it was read";
-        }
-    }
-
-    if (fstat(fd, &st) == -1) {
-        return "it cannot be read";
-    }
-
-    ngx_commerce_sentiment_identify(&st, &now);
-
-    return ngx_memcmp(&now, file, sizeof(now)) == 0 ? NULL
-           : "it changed while it was read; replace it by rename()";
-}
-
-
-static void
-ngx_commerce_sentiment_identify(const struct stat *st,
-    ngx_commerce_sentiment_file_t *file)
-{
-    file->inode = st->st_ino;
-    file->modified = (uint64_t) st->st_mtim.tv_sec * 1000000000
-                     + st->st_mtim.tv_nsec;
-    file->size = st->st_size;
 }
