@@ -1,14 +1,20 @@
 /*
- * Layout: control, readers, shops, retired blocks, the loader's workspace,
+ * Layout: control, retired blocks, readers, places, the loader's workspace,
  * blocks.
  *
- * What is in use is never written down: it is what the shops' entries and the
- * list of retired blocks point to.  So a loader that dies between any two
- * stores leaks nothing; the block that it was filling is simply free.
+ * What is in use is never written down: it is what the places and the list of
+ * retired blocks point to.  So a loader that dies between any two stores leaks
+ * nothing; the block that it was filling is simply free.
+ *
+ * A place without a block is free, whatever shop it names.  Whoever takes it
+ * writes the shop, then the block: a loader that dies in between has taken
+ * nothing.  A shop with a table is never given a second place, and one that
+ * names it without a block is passed over, so which places it had before does
+ * not matter.
  *
  * Reclamation by epochs.  A reader stores the epoch, fences, then loads the
- * entry's word; the loader stores the word, notes the old block with the
- * epoch, fences, and counts the epoch up.  A reader that saw the old word
+ * place's word; the loader notes the old block with the epoch, stores the
+ * word, fences, and counts the epoch up.  A reader that saw the old word
  * entered with that epoch or an earlier one, or entered before the word was
  * changed; so the block is free when no living reader's epoch is at or before
  * its own.  Who died inside is found by its process id.
@@ -24,12 +30,13 @@
 #include "ngx_commerce_tables.h"
 
 
-#define NGX_COMMERCE_TABLES_MAGIC      UINT64_C(0x6e63745f74616232)
-#define NGX_COMMERCE_TABLES_PER_SHOP   (16 * 1024)
-#define NGX_COMMERCE_TABLES_SHOPS_MIN  64
-#define NGX_COMMERCE_TABLES_SHOPS_MAX  65536
-#define NGX_COMMERCE_TABLES_RETIRED    1024
-#define NGX_COMMERCE_TABLES_HEAD       64
+#define NGX_COMMERCE_TABLES_MAGIC      UINT64_C(0x6e63745f74616233)
+#define NGX_COMMERCE_TABLES_PER_PLACE   (16 * 1024)
+#define NGX_COMMERCE_TABLES_WINDOW      128     /* places that a shop may have */
+#define NGX_COMMERCE_TABLES_PLACES_MIN  NGX_COMMERCE_TABLES_WINDOW
+#define NGX_COMMERCE_TABLES_PLACES_MAX  65536
+#define NGX_COMMERCE_TABLES_RETIRED     1024
+#define NGX_COMMERCE_TABLES_HEAD        64
 
 
 typedef _Atomic uint64_t  ngx_commerce_tables_word_t;
@@ -40,14 +47,12 @@ typedef struct {
     ngx_commerce_tables_word_t   pid;
 } ngx_commerce_tables_reader_t;
 
+/* At most half of the places are taken, so that a shop's window is not full. */
+
 typedef struct {
-    ngx_commerce_tables_word_t   shop;      /* 0: free, and the end of a search */
-    ngx_commerce_tables_word_t   block;     /* offset; 0: no table */
-    ngx_commerce_tables_word_t   loaded;
-    ngx_commerce_tables_word_t   refusals;
-    ngx_commerce_tables_file_t   file;      /* these are the loader's alone */
-    ngx_commerce_tables_file_t   refused;
-} ngx_commerce_tables_shop_t;
+    ngx_commerce_tables_word_t   shop;      /* whose it is, or was */
+    ngx_commerce_tables_word_t   block;     /* offset; 0: the place is free */
+} ngx_commerce_tables_place_t;
 
 typedef struct {
     uint64_t                     block;     /* 0: free */
@@ -60,7 +65,12 @@ typedef struct {
     uint64_t                     serial;
     uint64_t                     size;
     uint64_t                     shop;
+    int64_t                      loaded;
+    ngx_commerce_file_t          file;
 } ngx_commerce_tables_block_t;
+
+_Static_assert(sizeof(ngx_commerce_tables_block_t) <= NGX_COMMERCE_TABLES_HEAD,
+               "a table begins behind its block's description");
 
 typedef struct {
     uint64_t                     first;
@@ -70,12 +80,12 @@ typedef struct {
 struct ngx_commerce_tables_shm_s {
     uint64_t                        magic;
     uint64_t                        size;
-    uint64_t                        shops_mask;
-    uint64_t                        shops_at;
+    uint64_t                        places_mask;
+    uint64_t                        places_shift;
+    uint64_t                        places_at;
     uint64_t                        ranges_at;
     uint64_t                        blocks_at;
     ngx_commerce_tables_word_t      serial;
-    ngx_commerce_tables_word_t      shops;      /* entries taken */
     ngx_commerce_tables_word_t      loader;     /* its process, or 0 */
 
     _Alignas(64)
@@ -87,8 +97,12 @@ struct ngx_commerce_tables_shm_s {
 };
 
 
-static ngx_commerce_tables_shop_t *ngx_commerce_tables_entry(
-    const ngx_commerce_tables_t *tables, uint64_t shop, bool create);
+static ngx_commerce_tables_place_t *ngx_commerce_tables_place(
+    const ngx_commerce_tables_shm_t *shm, uint64_t shop, uint64_t *block);
+static ngx_commerce_tables_place_t *ngx_commerce_tables_free(
+    const ngx_commerce_tables_shm_t *shm, uint64_t shop);
+static ngx_commerce_tables_place_t *ngx_commerce_tables_nth(
+    const ngx_commerce_tables_shm_t *shm, uint64_t shop, uint64_t n);
 static uint64_t ngx_commerce_tables_used(ngx_commerce_tables_shm_t *shm,
     bool retired, ngx_commerce_tables_range_t *ranges);
 static void ngx_commerce_tables_reclaim(ngx_commerce_tables_shm_t *shm);
@@ -97,7 +111,7 @@ static bool ngx_commerce_tables_shown(ngx_commerce_tables_shm_t *shm,
 static bool ngx_commerce_tables_retire(ngx_commerce_tables_shm_t *shm,
     uint64_t block);
 static void ngx_commerce_tables_swap(ngx_commerce_tables_shm_t *shm,
-    ngx_commerce_tables_shop_t *entry, uint64_t block);
+    ngx_commerce_tables_place_t *place, uint64_t block);
 static uint64_t ngx_commerce_tables_gap(ngx_commerce_tables_shm_t *shm,
     ngx_commerce_tables_range_t *ranges, uint64_t n, uint64_t size,
     uint64_t *largest);
@@ -135,7 +149,7 @@ ngx_commerce_rc_t
 ngx_commerce_tables_create(ngx_commerce_tables_t *tables, void *memory,
     size_t size)
 {
-    uint64_t                    shops, at;
+    uint64_t                    bits, places, at;
     ngx_commerce_tables_shm_t  *shm;
 
     if (size < NGX_COMMERCE_TABLES_MIN
@@ -144,25 +158,28 @@ ngx_commerce_tables_create(ngx_commerce_tables_t *tables, void *memory,
         return NGX_COMMERCE_INVALID;
     }
 
-    shops = NGX_COMMERCE_TABLES_SHOPS_MIN;
+    places = NGX_COMMERCE_TABLES_PLACES_MIN;
 
-    while (shops < NGX_COMMERCE_TABLES_SHOPS_MAX
-           && shops * NGX_COMMERCE_TABLES_PER_SHOP < size)
+    while (places < NGX_COMMERCE_TABLES_PLACES_MAX
+           && places * NGX_COMMERCE_TABLES_PER_PLACE < size)
     {
-        shops *= 2;
+        places *= 2;
     }
+
+    for (bits = 1; UINT64_C(1) << bits < places; bits++) { /* void */ }
 
     shm = memory;
     shm->size = size;
-    shm->shops_mask = shops - 1;
+    shm->places_mask = places - 1;
+    shm->places_shift = 64 - bits;
 
     at = ngx_commerce_tables_round(sizeof(ngx_commerce_tables_shm_t));
-    shm->shops_at = at;
+    shm->places_at = at;
 
-    at += shops * sizeof(ngx_commerce_tables_shop_t);
+    at += places * sizeof(ngx_commerce_tables_place_t);
     shm->ranges_at = at;
 
-    at += (shops + NGX_COMMERCE_TABLES_RETIRED)
+    at += (places / 2 + NGX_COMMERCE_TABLES_RETIRED)
           * sizeof(ngx_commerce_tables_range_t);
     shm->blocks_at = ngx_commerce_tables_round(at);
 
@@ -212,7 +229,7 @@ ngx_commerce_tables_enter(ngx_commerce_tables_t *tables)
 {
     ngx_commerce_tables_shm_t  *shm = tables->shm;
 
-    /* the epoch must be seen by the loader before the entry's word is loaded */
+    /* the epoch must be seen by the loader before the place's word is loaded */
 
     atomic_store_explicit(&shm->readers[tables->reader].epoch,
                           atomic_load_explicit(&shm->epoch,
@@ -236,18 +253,9 @@ ngx_commerce_tables_find(const ngx_commerce_tables_t *tables, uint64_t shop,
     ngx_commerce_tables_found_t *found)
 {
     uint64_t                      block;
-    ngx_commerce_tables_shop_t   *entry;
     ngx_commerce_tables_block_t  *head;
 
-    entry = ngx_commerce_tables_entry(tables, shop, false);
-
-    if (entry == NULL) {
-        return false;
-    }
-
-    block = atomic_load_explicit(&entry->block, memory_order_acquire);
-
-    if (block == 0) {
+    if (ngx_commerce_tables_place(tables->shm, shop, &block) == NULL) {
         return false;
     }
 
@@ -256,6 +264,8 @@ ngx_commerce_tables_find(const ngx_commerce_tables_t *tables, uint64_t shop,
     found->data = (uint8_t *) head + NGX_COMMERCE_TABLES_HEAD;
     found->size = head->size;
     found->serial = head->serial;
+    found->loaded = head->loaded;
+    found->file = &head->file;
 
     return true;
 }
@@ -326,18 +336,24 @@ ngx_commerce_tables_reserve(ngx_commerce_tables_t *tables, size_t size,
 
 ngx_commerce_tables_rc_t
 ngx_commerce_tables_publish(ngx_commerce_tables_t *tables, uint64_t shop,
-    const void *data, size_t size, const ngx_commerce_tables_file_t *file,
+    const void *data, size_t size, const ngx_commerce_file_t *file,
     int64_t now)
 {
+    uint64_t                      old;
     ngx_commerce_tables_shm_t    *shm;
-    ngx_commerce_tables_shop_t   *entry;
+    ngx_commerce_tables_place_t  *place;
     ngx_commerce_tables_block_t  *head;
 
     shm = tables->shm;
-    entry = ngx_commerce_tables_entry(tables, shop, true);
+    place = ngx_commerce_tables_place(shm, shop, &old);
 
-    if (entry == NULL) {
-        return NGX_COMMERCE_TABLES_FULL;
+    if (place == NULL) {
+        old = 0;
+        place = ngx_commerce_tables_free(shm, shop);
+
+        if (place == NULL) {
+            return NGX_COMMERCE_TABLES_FULL;
+        }
     }
 
     head = (ngx_commerce_tables_block_t *)
@@ -345,16 +361,16 @@ ngx_commerce_tables_publish(ngx_commerce_tables_t *tables, uint64_t shop,
     head->serial = atomic_fetch_add(&shm->serial, 1) + 1;
     head->size = size;
     head->shop = shop;
+    head->loaded = now;
+    head->file = *file;
 
-    if (!ngx_commerce_tables_retire(shm, atomic_load(&entry->block))) {
+    if (!ngx_commerce_tables_retire(shm, old)) {
         return NGX_COMMERCE_TABLES_BUSY;
     }
 
-    entry->file = *file;
-    memset(&entry->refused, 0, sizeof(entry->refused));
-    atomic_store(&entry->loaded, (uint64_t) now);
+    atomic_store_explicit(&place->shop, shop, memory_order_relaxed);
 
-    ngx_commerce_tables_swap(shm, entry, (uint64_t) ((uint8_t *) head
+    ngx_commerce_tables_swap(shm, place, (uint64_t) ((uint8_t *) head
                                                      - (uint8_t *) shm));
 
     return NGX_COMMERCE_TABLES_OK;
@@ -364,90 +380,14 @@ ngx_commerce_tables_publish(ngx_commerce_tables_t *tables, uint64_t shop,
 void
 ngx_commerce_tables_withdraw(ngx_commerce_tables_t *tables, uint64_t shop)
 {
-    ngx_commerce_tables_shop_t  *entry;
+    uint64_t                      block;
+    ngx_commerce_tables_place_t  *place;
 
-    entry = ngx_commerce_tables_entry(tables, shop, false);
+    place = ngx_commerce_tables_place(tables->shm, shop, &block);
 
-    if (entry == NULL || atomic_load(&entry->block) == 0
-        || !ngx_commerce_tables_retire(tables->shm,
-                                       atomic_load(&entry->block)))
-    {
-        return;
+    if (place && ngx_commerce_tables_retire(tables->shm, block)) {
+        ngx_commerce_tables_swap(tables->shm, place, 0);
     }
-
-    memset(&entry->file, 0, sizeof(entry->file));
-    memset(&entry->refused, 0, sizeof(entry->refused));
-
-    ngx_commerce_tables_swap(tables->shm, entry, 0);
-}
-
-
-bool
-ngx_commerce_tables_note(const ngx_commerce_tables_t *tables, uint64_t shop,
-    ngx_commerce_tables_note_t *note)
-{
-    ngx_commerce_tables_shop_t  *entry;
-
-    entry = ngx_commerce_tables_entry(tables, shop, false);
-
-    if (entry == NULL) {
-        return false;
-    }
-
-    note->file = entry->file;
-    note->refused = entry->refused;
-    note->loaded = (int64_t) atomic_load(&entry->loaded);
-    note->refusals = atomic_load(&entry->refusals);
-
-    return true;
-}
-
-
-void
-ngx_commerce_tables_refuse(ngx_commerce_tables_t *tables, uint64_t shop,
-    const ngx_commerce_tables_file_t *file)
-{
-    ngx_commerce_tables_shop_t  *entry;
-
-    entry = ngx_commerce_tables_entry(tables, shop, true);
-
-    if (entry) {
-        entry->refused = *file;
-        atomic_fetch_add(&entry->refusals, 1);
-    }
-}
-
-
-void
-ngx_commerce_tables_forgive(ngx_commerce_tables_t *tables, uint64_t shop)
-{
-    ngx_commerce_tables_shop_t  *entry;
-
-    entry = ngx_commerce_tables_entry(tables, shop, false);
-
-    if (entry) {
-        memset(&entry->refused, 0, sizeof(entry->refused));
-    }
-}
-
-
-uint64_t
-ngx_commerce_tables_next_refused(const ngx_commerce_tables_t *tables,
-    uint64_t from, uint64_t *shop)
-{
-    ngx_commerce_tables_shop_t  *entries;
-
-    entries = ngx_commerce_tables_at(tables->shm, tables->shm->shops_at);
-
-    for ( /* void */ ; from <= tables->shm->shops_mask; from++) {
-
-        if (entries[from].refused.inode) {
-            *shop = atomic_load(&entries[from].shop);
-            return from + 1;
-        }
-    }
-
-    return 0;
 }
 
 
@@ -455,14 +395,15 @@ uint64_t
 ngx_commerce_tables_next(const ngx_commerce_tables_t *tables, uint64_t from,
     uint64_t *shop)
 {
-    ngx_commerce_tables_shop_t  *entries;
+    ngx_commerce_tables_place_t  *places;
 
-    entries = ngx_commerce_tables_at(tables->shm, tables->shm->shops_at);
+    places = ngx_commerce_tables_at(tables->shm, tables->shm->places_at);
 
-    for ( /* void */ ; from <= tables->shm->shops_mask; from++) {
+    for ( /* void */ ; from <= tables->shm->places_mask; from++) {
 
-        if (atomic_load_explicit(&entries[from].block, memory_order_relaxed)) {
-            *shop = atomic_load(&entries[from].shop);
+        if (atomic_load_explicit(&places[from].block, memory_order_relaxed)) {
+            *shop = atomic_load_explicit(&places[from].shop,
+                                         memory_order_relaxed);
             return from + 1;
         }
     }
@@ -477,21 +418,20 @@ ngx_commerce_tables_stats(ngx_commerce_tables_t *tables,
 {
     uint64_t                        i, block;
     ngx_commerce_tables_shm_t      *shm;
-    ngx_commerce_tables_shop_t     *entries;
+    ngx_commerce_tables_place_t    *places;
     ngx_commerce_tables_range_t    *ranges;
 
     shm = tables->shm;
-    entries = ngx_commerce_tables_at(shm, shm->shops_at);
+    places = ngx_commerce_tables_at(shm, shm->places_at);
     ranges = ngx_commerce_tables_at(shm, shm->ranges_at);
 
     memset(stats, 0, sizeof(*stats));
 
     stats->memory = shm->size - shm->blocks_at;
-    stats->shops = atomic_load(&shm->shops);
-    stats->shops_max = (shm->shops_mask + 1) / 2;
+    stats->tables_max = (shm->places_mask + 1) / 2;
 
-    for (i = 0; i <= shm->shops_mask; i++) {
-        block = atomic_load(&entries[i].block);
+    for (i = 0; i <= shm->places_mask; i++) {
+        block = atomic_load(&places[i].block);
 
         if (block) {
             stats->tables++;
@@ -517,49 +457,86 @@ ngx_commerce_tables_stats(ngx_commerce_tables_t *tables,
 }
 
 
-/* At most half of the places are taken, so a search soon meets a free one. */
+/* The place of a shop that has a table, and its block; NULL: it has none. */
 
-static ngx_commerce_tables_shop_t *
-ngx_commerce_tables_entry(const ngx_commerce_tables_t *tables, uint64_t shop,
-    bool create)
+static ngx_commerce_tables_place_t *
+ngx_commerce_tables_place(const ngx_commerce_tables_shm_t *shm, uint64_t shop,
+    uint64_t *block)
 {
-    uint64_t                     i, found;
-    ngx_commerce_tables_shm_t   *shm;
-    ngx_commerce_tables_shop_t  *entries;
+    uint64_t                            i;
+    ngx_commerce_tables_place_t        *place;
+    const ngx_commerce_tables_block_t  *head;
 
-    shm = tables->shm;
-    entries = ngx_commerce_tables_at(shm, shm->shops_at);
+    for (i = 0; i < NGX_COMMERCE_TABLES_WINDOW; i++) {
+        place = ngx_commerce_tables_nth(shm, shop, i);
 
-    if (shop == 0) {
-        return NULL;
-    }
-
-    /* ids are dense: neighbours of a multiplicative hash are far apart */
-
-    for (i = (shop * UINT64_C(0x9e3779b97f4a7c15)) >> 32;
-         /* void */ ;
-         i++)
-    {
-        i &= shm->shops_mask;
-        found = atomic_load_explicit(&entries[i].shop, memory_order_acquire);
-
-        if (found == shop) {
-            return &entries[i];
+        if (atomic_load_explicit(&place->shop, memory_order_relaxed) != shop) {
+            continue;
         }
 
-        if (found == 0) {
-            break;
+        *block = atomic_load_explicit(&place->block, memory_order_acquire);
+
+        if (*block == 0) {
+            continue;
+        }
+
+        /* the place may have become another shop's since the line above */
+
+        head = ngx_commerce_tables_at(shm, *block);
+
+        if (head->shop == shop) {
+            return place;
         }
     }
 
-    if (!create || atomic_load(&shm->shops) >= (shm->shops_mask + 1) / 2) {
+    return NULL;
+}
+
+
+/* A place for a shop that has none; NULL: half of all are taken. */
+
+static ngx_commerce_tables_place_t *
+ngx_commerce_tables_free(const ngx_commerce_tables_shm_t *shm, uint64_t shop)
+{
+    uint64_t                      i, taken;
+    ngx_commerce_tables_place_t  *places, *place;
+
+    places = ngx_commerce_tables_at(shm, shm->places_at);
+    taken = 0;
+
+    for (i = 0; i <= shm->places_mask; i++) {
+        taken += (atomic_load(&places[i].block) != 0);
+    }
+
+    if (shop == 0 || taken >= (shm->places_mask + 1) / 2) {
         return NULL;
     }
 
-    atomic_fetch_add(&shm->shops, 1);
-    atomic_store_explicit(&entries[i].shop, shop, memory_order_release);
+    for (i = 0; i < NGX_COMMERCE_TABLES_WINDOW; i++) {
+        place = ngx_commerce_tables_nth(shm, shop, i);
 
-    return &entries[i];
+        if (atomic_load(&place->block) == 0) {
+            return place;
+        }
+    }
+
+    return NULL;
+}
+
+
+/* The upper bits of a multiplicative hash: ids are dense, and so their places are far apart. */
+
+static ngx_commerce_tables_place_t *
+ngx_commerce_tables_nth(const ngx_commerce_tables_shm_t *shm, uint64_t shop,
+    uint64_t n)
+{
+    uint64_t                      home;
+    ngx_commerce_tables_place_t  *places;
+
+    places = ngx_commerce_tables_at(shm, shm->places_at);
+    home = (shop * UINT64_C(0x9e3779b97f4a7c15)) >> shm->places_shift;
+
+    return &places[(home + n) & shm->places_mask];
 }
 
 
@@ -569,14 +546,14 @@ static uint64_t
 ngx_commerce_tables_used(ngx_commerce_tables_shm_t *shm, bool retired,
     ngx_commerce_tables_range_t *ranges)
 {
-    uint64_t                     i, n, block;
-    ngx_commerce_tables_shop_t  *entries;
+    uint64_t                      i, n, block;
+    ngx_commerce_tables_place_t  *places;
 
-    entries = ngx_commerce_tables_at(shm, shm->shops_at);
+    places = ngx_commerce_tables_at(shm, shm->places_at);
     n = 0;
 
-    for (i = 0; i <= shm->shops_mask; i++) {
-        block = atomic_load(&entries[i].block);
+    for (i = 0; i <= shm->places_mask; i++) {
+        block = atomic_load(&places[i].block);
 
         if (block) {
             ranges[n].first = block;
@@ -646,14 +623,13 @@ ngx_commerce_tables_reclaim(ngx_commerce_tables_shm_t *shm)
 static bool
 ngx_commerce_tables_shown(ngx_commerce_tables_shm_t *shm, uint64_t block)
 {
-    ngx_commerce_tables_t         tables = { .shm = shm };
-    ngx_commerce_tables_shop_t   *entry;
+    uint64_t                      shown;
     ngx_commerce_tables_block_t  *head;
 
     head = ngx_commerce_tables_at(shm, block);
-    entry = ngx_commerce_tables_entry(&tables, head->shop, false);
 
-    return entry && atomic_load(&entry->block) == block;
+    return ngx_commerce_tables_place(shm, head->shop, &shown)
+           && shown == block;
 }
 
 
@@ -684,9 +660,9 @@ ngx_commerce_tables_retire(ngx_commerce_tables_shm_t *shm, uint64_t block)
 
 static void
 ngx_commerce_tables_swap(ngx_commerce_tables_shm_t *shm,
-    ngx_commerce_tables_shop_t *entry, uint64_t block)
+    ngx_commerce_tables_place_t *place, uint64_t block)
 {
-    atomic_store_explicit(&entry->block, block, memory_order_release);
+    atomic_store_explicit(&place->block, block, memory_order_release);
     atomic_thread_fence(memory_order_seq_cst);
     atomic_fetch_add(&shm->epoch, 1);
 }

@@ -8,6 +8,16 @@
  * process killed at any instruction leaves the memory usable, and loses none of
  * it for longer than until the next reserve().
  *
+ * A shop has a place as long as it has a table, and not longer.  Places are
+ * not moved, and a shop's is one of a number that follow each other: who looks
+ * for a shop looks at all of these, so one can be given up without a mark that
+ * would have to stay, and taken by another shop at once.  A reader may be
+ * between a place's shop and its block when that happens.  So the place only
+ * says where to look: the block itself says whose it is, in bytes that were
+ * written before it was shown and stay until that reader has left.  A block of
+ * another shop is passed over, and then the shop asked for had no table at some
+ * moment of the search.
+ *
  * Knows no nginx, and nothing of what a table holds.
  */
 
@@ -15,7 +25,7 @@
 #define NGX_COMMERCE_TABLES_H
 
 
-#include "ngx_commerce_core.h"
+#include "ngx_commerce_file.h"
 
 
 #define NGX_COMMERCE_TABLES_READERS  1024       /* processes at a time */
@@ -33,31 +43,13 @@ typedef struct {
 } ngx_commerce_tables_t;
 
 
-/* What tells one file from the next. */
-
 typedef struct {
-    uint64_t  inode;
-    uint64_t  modified;                 /* ns since 1970 */
-    uint64_t  size;
-    uint64_t  changed;                  /* as modified; by a rename or chmod, too */
-} ngx_commerce_tables_file_t;
-
-
-typedef struct {
-    const void  *data;                  /* aligned to 64 */
-    size_t       size;
-    uint64_t     serial;                /* of the publication; never used twice */
-} ngx_commerce_tables_found_t;
-
-
-/* What the loader keeps beside a shop's table. */
-
-typedef struct {
-    ngx_commerce_tables_file_t  file;       /* that is shown */
-    ngx_commerce_tables_file_t  refused;    /* the last one that was no good */
+    const void                 *data;       /* aligned to 64 */
+    size_t                      size;
+    uint64_t                    serial;     /* of the publication; never used twice */
     int64_t                     loaded;     /* ms since 1970 */
-    uint64_t                    refusals;
-} ngx_commerce_tables_note_t;
+    const ngx_commerce_file_t  *file;       /* that it was read from */
+} ngx_commerce_tables_found_t;
 
 
 typedef struct {
@@ -66,15 +58,14 @@ typedef struct {
     uint64_t  waiting;                  /* for readers to leave */
     uint64_t  largest;                  /* table that fits now */
     uint64_t  tables;
-    uint64_t  shops;                    /* that ever had one, and how many there can be */
-    uint64_t  shops_max;
+    uint64_t  tables_max;               /* that there are places for */
 } ngx_commerce_tables_stats_t;
 
 
 /*
  * create() lays the memory out: "size" zeroed bytes at "memory", aligned to
- * 4096; open() takes over what create() made, also in another process.  Room
- * for a shop's entry is set aside for every 16 KB.
+ * 4096; open() takes over what create() made, also in another process.  There
+ * is a place for a table for every 32 KB.
  */
 
 ngx_commerce_rc_t ngx_commerce_tables_create(ngx_commerce_tables_t *tables,
@@ -119,38 +110,18 @@ typedef enum {
 ngx_commerce_tables_rc_t ngx_commerce_tables_reserve(
     ngx_commerce_tables_t *tables, size_t size, void **data);
 
-/* Shows what reserve() gave.  FULL: there are too many shops. */
+/* Shows what reserve() gave.  FULL: there are too many tables. */
 
 ngx_commerce_tables_rc_t ngx_commerce_tables_publish(
     ngx_commerce_tables_t *tables, uint64_t shop, const void *data,
-    size_t size, const ngx_commerce_tables_file_t *file, int64_t now);
+    size_t size, const ngx_commerce_file_t *file, int64_t now);
 
 /* The shop has no table any more. */
 
 void ngx_commerce_tables_withdraw(ngx_commerce_tables_t *tables,
     uint64_t shop);
 
-/* false: the shop never had a table or a refusal. */
-
-bool ngx_commerce_tables_note(const ngx_commerce_tables_t *tables,
-    uint64_t shop, ngx_commerce_tables_note_t *note);
-
-/* The file is not to be tried again. */
-
-void ngx_commerce_tables_refuse(ngx_commerce_tables_t *tables, uint64_t shop,
-    const ngx_commerce_tables_file_t *file);
-
-/* The file that was refused is not there any more. */
-
-void ngx_commerce_tables_forgive(ngx_commerce_tables_t *tables,
-    uint64_t shop);
-
-/* As next(), for the loader: the shops whose last file was refused, with a table or without. */
-
-uint64_t ngx_commerce_tables_next_refused(const ngx_commerce_tables_t *tables,
-    uint64_t from, uint64_t *shop);
-
-/* The shops that have a table, "from" 0 on: returns where to go on, 0 at the end.  Any process may ask. */
+/* The shops that have a table, "from" 0 on: returns where to go on, 0 at the end. */
 
 uint64_t ngx_commerce_tables_next(const ngx_commerce_tables_t *tables,
     uint64_t from, uint64_t *shop);

@@ -9,6 +9,7 @@
 #include <ngx_event.h>
 
 #include "ngx_commerce_recs.h"
+#include "ngx_commerce_refusals.h"
 #include "ngx_commerce_tables.h"
 #include "ngx_commerce_threads.h"
 
@@ -24,6 +25,7 @@ typedef struct {
 
 typedef struct {
     ngx_commerce_recs_area_t  area;
+    ngx_commerce_recs_area_t  refusals;
     ngx_atomic_t              tables;
     ngx_atomic_t              refused;
     ngx_atomic_t              generation;
@@ -40,6 +42,7 @@ typedef struct {
     ngx_thread_pool_t        *pool;
     ngx_commerce_recs_sh_t   *sh;
     ngx_commerce_tables_t     tables;
+    ngx_commerce_refusals_t   refusals;
     ngx_commerce_recent_t     recent;
 } ngx_commerce_recs_main_conf_t;
 

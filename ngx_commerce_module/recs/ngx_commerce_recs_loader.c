@@ -5,7 +5,8 @@
  * A file is named ID.sim by its tenant and replaced by rename().  It is read
  * into free memory of the zone, checked there, and shown; so whatever happens
  * to the file afterwards, or while it is read, harms nobody.  One that is no
- * good is told about once; the table before it stays.
+ * good is told about once; the table before it stays.  One for which there was
+ * no room is tried again when there is.
  */
 
 #include "ngx_commerce_recs_internal.h"
@@ -16,17 +17,23 @@
 #include <dirent.h>
 
 
-#define NGX_COMMERCE_RECS_SUFFIX   ".sim"
-#define NGX_COMMERCE_RECS_SETTLED  500000000    /* ns since the last write */
-#define NGX_COMMERCE_RECS_ROUND    64           /* tables loaded, and found without a file, in a round */
+#define NGX_COMMERCE_RECS_SUFFIX  ".sim"
+#define NGX_COMMERCE_RECS_ROUND   64        /* tables loaded, and found without a file, in a round */
 
 
 typedef struct {
     ngx_commerce_tables_t     tables;
+    ngx_commerce_refusals_t   refusals;
     ngx_commerce_recs_sh_t   *sh;
     const char               *path;             /* terminated */
     ngx_log_t                *log;
     ngx_uint_t                complained;       /* the folder cannot be read, and that was said */
+    ngx_uint_t                crowded;          /* more is refused than is remembered, and that was said */
+
+    /* in this round */
+    uint64_t                  room;             /* for one table, bytes */
+    uint64_t                  places;           /* for tables of other shops */
+    uint64_t                  untold;           /* refused, and not remembered */
 
     /* what a round found, for the event loop */
     uint64_t                  gone[NGX_COMMERCE_RECS_ROUND];
@@ -45,23 +52,27 @@ static void ngx_commerce_recs_loader_withdraw(
     ngx_commerce_recs_round_t *round);
 static void ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log);
 static void ngx_commerce_recs_round_scan(ngx_commerce_recs_round_t *round);
+static void ngx_commerce_recs_round_crowd(ngx_commerce_recs_round_t *round);
 static void ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round,
     int dir, const char *name, uint64_t tenant);
-static ngx_int_t ngx_commerce_recs_round_load(
-    ngx_commerce_recs_round_t *round, int fd, const char *name,
-    uint64_t tenant, const ngx_commerce_tables_file_t *file);
-static ngx_int_t ngx_commerce_recs_round_full(
-    ngx_commerce_recs_round_t *round, const char *name, uint64_t size);
-static const char *ngx_commerce_recs_round_read(int fd, u_char *data,
-    size_t size, const ngx_commerce_tables_file_t *file);
+static ngx_uint_t ngx_commerce_recs_round_due(
+    ngx_commerce_recs_round_t *round, uint64_t tenant,
+    const ngx_commerce_file_t *file);
+static void ngx_commerce_recs_round_load(ngx_commerce_recs_round_t *round,
+    int fd, const char *name, uint64_t tenant,
+    const ngx_commerce_file_t *file);
+static void ngx_commerce_recs_round_small(ngx_commerce_recs_round_t *round,
+    const char *name, uint64_t tenant, const ngx_commerce_file_t *file);
+static void ngx_commerce_recs_round_many(ngx_commerce_recs_round_t *round,
+    const char *name, uint64_t tenant, const ngx_commerce_file_t *file);
+static ngx_uint_t ngx_commerce_recs_round_refuse(
+    ngx_commerce_recs_round_t *round, uint64_t tenant,
+    const ngx_commerce_file_t *file, bool room);
 static void ngx_commerce_recs_round_gone(ngx_commerce_recs_round_t *round,
     int dir);
+static ngx_uint_t ngx_commerce_recs_missing(int dir, uint64_t tenant);
 static void ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round);
 static uint64_t ngx_commerce_recs_tenant(const char *name);
-static void ngx_commerce_recs_file(const struct stat *st,
-    ngx_commerce_tables_file_t *file);
-static ngx_uint_t ngx_commerce_recs_same(const ngx_commerce_tables_file_t *a,
-    const ngx_commerce_tables_file_t *b);
 
 
 static ngx_commerce_rounds_t      ngx_commerce_recs_rounds;
@@ -79,6 +90,7 @@ ngx_commerce_recs_loader_init(ngx_cycle_t *cycle,
     ngx_memzero(round, sizeof(ngx_commerce_recs_round_t));
 
     round->tables = rmcf->tables;
+    round->refusals = rmcf->refusals;
     round->sh = rmcf->sh;
     round->path = (const char *) rmcf->path.data;
     round->log = cycle->log;
@@ -167,10 +179,12 @@ ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log)
 {
     ngx_commerce_recs_round_t *round = data;
 
-    ngx_uint_t  i;
+    ngx_uint_t                   i;
+    ngx_commerce_tables_stats_t  stats;
 
     round->ngone = 0;
     round->nloaded = 0;
+    round->untold = 0;
 
     if (!ngx_commerce_tables_lock(&round->tables)) {
         return;
@@ -179,6 +193,11 @@ ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log)
     for (i = 0; i < round->nwithdraw; i++) {
         ngx_commerce_tables_withdraw(&round->tables, round->withdraw[i]);
     }
+
+    ngx_commerce_tables_stats(&round->tables, &stats);
+
+    round->room = stats.largest;
+    round->places = stats.tables_max - stats.tables;
 
     ngx_commerce_recs_round_scan(round);
     ngx_commerce_recs_round_count(round);
@@ -226,78 +245,125 @@ ngx_commerce_recs_round_scan(ngx_commerce_recs_round_t *round)
     }
 
     ngx_commerce_recs_round_gone(round, dirfd(dir));
+    ngx_commerce_recs_round_crowd(round);
 
     (void) closedir(dir);
 }
 
 
-/* Has it changed, and does nobody write to it any more? */
+/* In place of a line for each file that cannot be remembered. */
+
+static void
+ngx_commerce_recs_round_crowd(ngx_commerce_recs_round_t *round)
+{
+    if (round->untold == 0) {
+
+        /* a full round has not seen all files */
+
+        if (round->nloaded < NGX_COMMERCE_RECS_ROUND) {
+            round->crowded = 0;
+        }
+
+        return;
+    }
+
+    if (!round->crowded) {
+        ngx_log_error(NGX_LOG_ERR, round->log, 0,
+                      "commerce_similarity_zone: more files of \"%s\" are "
+                      "refused than the %uL that it remembers; %uL more are "
+                      "not told about one by one, and read again and again: "
+                      "clear the folder", round->path,
+                      ngx_commerce_refusals_max(&round->refusals),
+                      round->untold);
+    }
+
+    round->crowded = 1;
+}
+
 
 static void
 ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round, int dir,
     const char *name, uint64_t tenant)
 {
-    int                          fd;
-    int64_t                      age;
-    struct stat                  st;
-    struct timespec              now;
-    ngx_commerce_tables_file_t   file;
-    ngx_commerce_tables_note_t   note;
+    int                   fd;
+    ngx_err_t             err;
+    struct stat           st;
+    ngx_commerce_file_t   file;
 
     if (fstatat(dir, name, &st, 0) == -1 || !S_ISREG(st.st_mode)) {
         return;
     }
 
-    ngx_commerce_recs_file(&st, &file);
+    ngx_commerce_file_identify(&file, &st);
 
-    /* what came back by a rename, or may be read since a chmod, is tried again */
-
-    if (ngx_commerce_tables_note(&round->tables, tenant, &note)
-        && ((ngx_commerce_recs_same(&file, &note.file)
-             && file.changed == note.file.changed)
-            || (ngx_commerce_recs_same(&file, &note.refused)
-                && file.changed == note.refused.changed)))
-    {
-        return;
-    }
-
-    (void) clock_gettime(CLOCK_REALTIME, &now);
-    age = ((int64_t) now.tv_sec * 1000000000 + now.tv_nsec)
-          - (int64_t) file.modified;
-
-    if (age >= 0 && age < NGX_COMMERCE_RECS_SETTLED) {
+    if (!ngx_commerce_recs_round_due(round, tenant, &file)) {
         return;
     }
 
     fd = openat(dir, name, O_RDONLY|O_CLOEXEC|O_NONBLOCK);
 
     if (fd == -1) {
-        ngx_log_error(NGX_LOG_ERR, round->log, ngx_errno,
-                      "commerce_similarity_zone: \"%s/%s\" cannot be opened; "
-                      "the table before it stays", round->path, name);
-        ngx_commerce_tables_refuse(&round->tables, tenant, &file);
+        err = ngx_errno;
+
+        if (ngx_commerce_recs_round_refuse(round, tenant, &file, false)) {
+            ngx_log_error(NGX_LOG_ERR, round->log, err,
+                          "commerce_similarity_zone: \"%s/%s\" cannot be "
+                          "opened; the table before it stays", round->path,
+                          name);
+        }
+
         return;
     }
 
     if (fstat(fd, &st) == 0) {
-        ngx_commerce_recs_file(&st, &file);
-
-        if (ngx_commerce_recs_round_load(round, fd, name, tenant, &file)
-            == NGX_ERROR)
-        {
-            ngx_commerce_tables_refuse(&round->tables, tenant, &file);
-        }
+        ngx_commerce_file_identify(&file, &st);
+        ngx_commerce_recs_round_load(round, fd, name, tenant, &file);
     }
 
     (void) close(fd);
 }
 
 
-/* NGX_AGAIN: in the next round. */
+/* Is it neither shown nor refused, and does nobody write to it any more? */
 
-static ngx_int_t
+static ngx_uint_t
+ngx_commerce_recs_round_due(ngx_commerce_recs_round_t *round, uint64_t tenant,
+    const ngx_commerce_file_t *file)
+{
+    ngx_uint_t                    shown;
+    ngx_commerce_refusal_t        refusal;
+    ngx_commerce_tables_found_t   found;
+
+    shown = ngx_commerce_tables_find(&round->tables, tenant, &found);
+
+    if (shown && ngx_commerce_file_same(file, found.file)) {
+
+        /* a folder that was another one for a while */
+
+        if (round->sh->refused) {
+            ngx_commerce_refusals_forget(&round->refusals, tenant);
+        }
+
+        return 0;
+    }
+
+    if (ngx_commerce_refusals_find(&round->refusals, tenant, &refusal)
+        && ngx_commerce_file_same(file, &refusal.file)
+        && !(refusal.room && file->size <= round->room
+             && (shown || round->places)))
+    {
+        return 0;
+    }
+
+    return ngx_commerce_file_settled(file);
+}
+
+
+/* What is busy is tried again in the next round. */
+
+static void
 ngx_commerce_recs_round_load(ngx_commerce_recs_round_t *round, int fd,
-    const char *name, uint64_t tenant, const ngx_commerce_tables_file_t *file)
+    const char *name, uint64_t tenant, const ngx_commerce_file_t *file)
 {
     void                       *data;
     const char                 *why;
@@ -307,15 +373,15 @@ ngx_commerce_recs_round_load(ngx_commerce_recs_round_t *round, int fd,
 
     rc = ngx_commerce_tables_reserve(&round->tables, file->size, &data);
 
-    if (rc == NGX_COMMERCE_TABLES_BUSY) {
-        return NGX_AGAIN;
-    }
-
     if (rc == NGX_COMMERCE_TABLES_FULL) {
-        return ngx_commerce_recs_round_full(round, name, file->size);
+        ngx_commerce_recs_round_small(round, name, tenant, file);
     }
 
-    why = ngx_commerce_recs_round_read(fd, data, file->size, file);
+    if (rc != NGX_COMMERCE_TABLES_OK) {
+        return;
+    }
+
+    why = ngx_commerce_file_read(fd, data, file);
 
     if (why == NULL
         && ngx_commerce_similarity_open(&table, data, file->size, &why)
@@ -327,10 +393,14 @@ ngx_commerce_recs_round_load(ngx_commerce_recs_round_t *round, int fd,
     }
 
     if (why) {
-        ngx_log_error(NGX_LOG_ERR, round->log, 0,
-                      "commerce_similarity_zone: \"%s/%s\" is no table: %s; "
-                      "the one before it stays", round->path, name, why);
-        return NGX_ERROR;
+        if (ngx_commerce_recs_round_refuse(round, tenant, file, false)) {
+            ngx_log_error(NGX_LOG_ERR, round->log, 0,
+                          "commerce_similarity_zone: \"%s/%s\" is no table: "
+                          "%s; the one before it stays", round->path, name,
+                          why);
+        }
+
+        return;
     }
 
     (void) clock_gettime(CLOCK_REALTIME, &now);
@@ -339,40 +409,35 @@ ngx_commerce_recs_round_load(ngx_commerce_recs_round_t *round, int fd,
                                      file, (int64_t) now.tv_sec * 1000
                                            + now.tv_nsec / 1000000);
 
-    if (rc == NGX_COMMERCE_TABLES_BUSY) {
-        return NGX_AGAIN;
-    }
-
     if (rc == NGX_COMMERCE_TABLES_FULL) {
-        return ngx_commerce_recs_round_full(round, name, file->size);
+        ngx_commerce_recs_round_many(round, name, tenant, file);
     }
 
+    if (rc != NGX_COMMERCE_TABLES_OK) {
+        return;
+    }
+
+    ngx_commerce_refusals_forget(&round->refusals, tenant);
     round->loaded[round->nloaded++] = tenant;
 
     ngx_log_error(NGX_LOG_NOTICE, round->log, 0,
                   "recommendations of tenant %uL: generation %uL, %uD "
                   "products, %uL bytes", tenant, table.about->generation,
                   table.items, file->size);
-
-    return NGX_OK;
 }
 
 
-static ngx_int_t
-ngx_commerce_recs_round_full(ngx_commerce_recs_round_t *round,
-    const char *name, uint64_t size)
+static void
+ngx_commerce_recs_round_small(ngx_commerce_recs_round_t *round,
+    const char *name, uint64_t tenant, const ngx_commerce_file_t *file)
 {
     ngx_commerce_tables_stats_t  stats;
 
     ngx_commerce_tables_stats(&round->tables, &stats);
+    round->room = stats.largest;
 
-    if (stats.shops >= stats.shops_max) {
-        ngx_log_error(NGX_LOG_ERR, round->log, 0,
-                      "commerce_similarity_zone is too small for \"%s/%s\": "
-                      "it has room for %uL shops; raise its size of %uzm and "
-                      "reload", round->path, name, stats.shops_max,
-                      round->sh->area.size >> 20);
-        return NGX_ERROR;
+    if (!ngx_commerce_recs_round_refuse(round, tenant, file, true)) {
+        return;
     }
 
     ngx_log_error(NGX_LOG_ERR, round->log, 0,
@@ -380,87 +445,95 @@ ngx_commerce_recs_round_full(ngx_commerce_recs_round_t *round,
                   "needs %uLk in one piece, %uLk are left of %uzm, the old "
                   "table stays; a new table must fit beside the one it "
                   "replaces: raise the size to %uLm and reload", round->path,
-                  name, size >> 10, stats.largest >> 10,
+                  name, file->size >> 10, stats.largest >> 10,
                   round->sh->area.size >> 20,
-                  ((stats.used + 2 * size) >> 20) + 8);
-
-    return NGX_ERROR;
-}
-
-
-/* The whole file, and it is still the same one. */
-
-static const char *
-ngx_commerce_recs_round_read(int fd, u_char *data, size_t size,
-    const ngx_commerce_tables_file_t *file)
-{
-    size_t                       done;
-    ssize_t                      n;
-    struct stat                  st;
-    ngx_commerce_tables_file_t   now;
-
-    for (done = 0; done < size; done += n) {
-        n = pread(fd, data + done, size - done, done);
-
-        if (n == -1 && ngx_errno == NGX_EINTR) {
-            n = 0;
-            continue;
-        }
-
-        if (n == -1) {
-            return "it cannot be read";
-        }
-
-        if (n == 0) {
-            return "it became shorter while it was read";
-        }
-    }
-
-    if (fstat(fd, &st) == -1) {
-        return "it cannot be read";
-    }
-
-    ngx_commerce_recs_file(&st, &now);
-
-    return ngx_commerce_recs_same(&now, file) ? NULL
-           : "it changed while it was read; publish by rename()";
+                  ((stats.used + 2 * file->size) >> 20) + 8);
 }
 
 
 static void
+ngx_commerce_recs_round_many(ngx_commerce_recs_round_t *round,
+    const char *name, uint64_t tenant, const ngx_commerce_file_t *file)
+{
+    ngx_commerce_tables_stats_t  stats;
+
+    ngx_commerce_tables_stats(&round->tables, &stats);
+    round->places = 0;
+
+    if (!ngx_commerce_recs_round_refuse(round, tenant, file, true)) {
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_ERR, round->log, 0,
+                  "commerce_similarity_zone is too small for \"%s/%s\": it "
+                  "has room for %uL shops; raise its size of %uzm and reload",
+                  round->path, name, stats.tables_max,
+                  round->sh->area.size >> 20);
+}
+
+
+/* 1: it is to be told about.  What cannot be remembered would be told about in each round. */
+
+static ngx_uint_t
+ngx_commerce_recs_round_refuse(ngx_commerce_recs_round_t *round,
+    uint64_t tenant, const ngx_commerce_file_t *file, bool room)
+{
+    ngx_commerce_refusal_t      refusal;
+    ngx_commerce_refusals_rc_t  rc;
+
+    refusal.file = *file;
+    refusal.room = room;
+
+    rc = ngx_commerce_refusals_add(&round->refusals, tenant, &refusal);
+
+    if (rc == NGX_COMMERCE_REFUSALS_FULL) {
+        round->untold++;
+    }
+
+    return rc == NGX_COMMERCE_REFUSALS_NEW;
+}
+
+
+/* Tables whose file is gone are the event loop's to judge, and it takes so many at a time. */
+
+static void
 ngx_commerce_recs_round_gone(ngx_commerce_recs_round_t *round, int dir)
 {
-    u_char       name[NGX_INT64_LEN + sizeof(NGX_COMMERCE_RECS_SUFFIX)];
-    uint64_t     at, tenant;
-    struct stat  st;
+    uint64_t  at, tenant;
 
     at = 0;
 
-    while ((at = ngx_commerce_tables_next(&round->tables, at, &tenant)) != 0
-           && round->ngone < NGX_COMMERCE_RECS_ROUND)
+    while (round->ngone < NGX_COMMERCE_RECS_ROUND
+           && (at = ngx_commerce_tables_next(&round->tables, at, &tenant))
+              != 0)
     {
-        *ngx_sprintf(name, "%uL%s", tenant, NGX_COMMERCE_RECS_SUFFIX) = '\0';
-
-        if (fstatat(dir, (char *) name, &st, 0) == -1
-            && ngx_errno == NGX_ENOENT)
-        {
+        if (ngx_commerce_recs_missing(dir, tenant)) {
             round->gone[round->ngone++] = tenant;
         }
     }
 
     at = 0;
 
-    while ((at = ngx_commerce_tables_next_refused(&round->tables, at, &tenant))
+    while ((at = ngx_commerce_refusals_next(&round->refusals, at, &tenant))
            != 0)
     {
-        *ngx_sprintf(name, "%uL%s", tenant, NGX_COMMERCE_RECS_SUFFIX) = '\0';
-
-        if (fstatat(dir, (char *) name, &st, 0) == -1
-            && ngx_errno == NGX_ENOENT)
-        {
-            ngx_commerce_tables_forgive(&round->tables, tenant);
+        if (ngx_commerce_recs_missing(dir, tenant)) {
+            ngx_commerce_refusals_forget(&round->refusals, tenant);
         }
     }
+}
+
+
+static ngx_uint_t
+ngx_commerce_recs_missing(int dir, uint64_t tenant)
+{
+    u_char       name[NGX_INT64_LEN + sizeof(NGX_COMMERCE_RECS_SUFFIX)];
+    struct stat  st;
+
+    *ngx_sprintf(name, "%uL%s", tenant, NGX_COMMERCE_RECS_SUFFIX) = '\0';
+
+    return fstatat(dir, (char *) name, &st, 0) == -1
+           && ngx_errno == NGX_ENOENT;
 }
 
 
@@ -476,7 +549,7 @@ ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round)
     ngx_commerce_tables_found_t   found;
 
     tables = 0;
-    refused = 0;
+    refused = round->untold;
     generation = 0;
     created = 0;
     at = 0;
@@ -495,7 +568,7 @@ ngx_commerce_recs_round_count(ngx_commerce_recs_round_t *round)
         }
     }
 
-    while ((at = ngx_commerce_tables_next_refused(&round->tables, at, &tenant))
+    while ((at = ngx_commerce_refusals_next(&round->refusals, at, &tenant))
            != 0)
     {
         refused++;
@@ -530,25 +603,4 @@ ngx_commerce_recs_tenant(const char *name)
     id = ngx_atoof((u_char *) name, len + 1 - sizeof(NGX_COMMERCE_RECS_SUFFIX));
 
     return (id == NGX_ERROR) ? 0 : (uint64_t) id;
-}
-
-
-static void
-ngx_commerce_recs_file(const struct stat *st, ngx_commerce_tables_file_t *file)
-{
-    file->inode = st->st_ino;
-    file->modified = (uint64_t) st->st_mtim.tv_sec * 1000000000
-                     + st->st_mtim.tv_nsec;
-    file->size = st->st_size;
-    file->changed = (uint64_t) st->st_ctim.tv_sec * 1000000000
-                    + st->st_ctim.tv_nsec;
-}
-
-
-static ngx_uint_t
-ngx_commerce_recs_same(const ngx_commerce_tables_file_t *a,
-    const ngx_commerce_tables_file_t *b)
-{
-    return a->inode == b->inode && a->modified == b->modified
-           && a->size == b->size;
 }

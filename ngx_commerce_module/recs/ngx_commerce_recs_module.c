@@ -15,6 +15,7 @@
 #define NGX_COMMERCE_RECS_ZONE_MIN    (4 * 1024 * 1024)
 #define NGX_COMMERCE_RECS_RECENT_MIN  (64 * 1024)
 #define NGX_COMMERCE_RECS_CACHED      256         /* tables that a worker has open */
+#define NGX_COMMERCE_RECS_REFUSALS    128         /* of the zone, one part for what was refused: two to four names a table */
 
 
 /* A table that this worker has looked into. */
@@ -27,6 +28,7 @@ typedef struct {
 
 typedef struct {
     ngx_commerce_tables_t               tables;     /* shm == NULL: off */
+    ngx_commerce_refusals_t             refusals;
     ngx_commerce_recent_t               recent;     /* shm == NULL: off */
     ngx_commerce_recs_sh_t             *sh;
     ngx_msec_t                          valid;
@@ -366,18 +368,23 @@ ngx_int_t
 ngx_commerce_recs_loaded(ngx_str_t *tenant, int64_t *loaded,
     uint64_t *refusals)
 {
-    ngx_commerce_tables_note_t  note;
+    uint64_t                      id;
+    ngx_commerce_tables_found_t   found;
 
-    if (ngx_commerce_recs.tables.shm == NULL
-        || !ngx_commerce_tables_note(&ngx_commerce_recs.tables,
-                                     ngx_atoof(tenant->data, tenant->len),
-                                     &note))
-    {
+    if (ngx_commerce_recs.tables.shm == NULL) {
         return NGX_DECLINED;
     }
 
-    *loaded = note.loaded;
-    *refusals = note.refusals;
+    id = ngx_atoof(tenant->data, tenant->len);
+
+    ngx_commerce_tables_enter(&ngx_commerce_recs.tables);
+
+    *loaded = ngx_commerce_tables_find(&ngx_commerce_recs.tables, id, &found)
+              ? found.loaded : 0;
+
+    ngx_commerce_tables_leave(&ngx_commerce_recs.tables);
+
+    *refusals = ngx_commerce_refusals_count(&ngx_commerce_recs.refusals, id);
 
     return NGX_OK;
 }
@@ -400,7 +407,7 @@ ngx_commerce_recs_create_main_conf(ngx_conf_t *cf)
      *     rmcf->path = { 0, NULL };
      *     rmcf->pool = NULL;
      *     rmcf->sh = NULL;
-     *     rmcf->tables.shm = rmcf->recent.shm = NULL;
+     *     rmcf->tables.shm = rmcf->refusals.shm = rmcf->recent.shm = NULL;
      */
 
     rmcf->interval = NGX_CONF_UNSET_MSEC;
@@ -483,6 +490,7 @@ ngx_commerce_recs_init_process(ngx_cycle_t *cycle)
 
     ngx_commerce_recs.sh = rmcf->sh;
     ngx_commerce_recs.tables = rmcf->tables;
+    ngx_commerce_recs.refusals = rmcf->refusals;
     ngx_commerce_tables_join(&ngx_commerce_recs.tables, ngx_process_slot);
 
     if (ngx_worker == 0) {
@@ -663,7 +671,11 @@ ngx_commerce_recs_init_zone(ngx_shm_zone_t *zone, void *data)
 
         if (ngx_commerce_tables_open(&rmcf->tables, rmcf->sh->area.memory,
                                      rmcf->sh->area.size)
-            != NGX_COMMERCE_OK)
+            != NGX_COMMERCE_OK
+            || ngx_commerce_refusals_open(&rmcf->refusals,
+                                          rmcf->sh->refusals.memory,
+                                          rmcf->sh->refusals.size)
+               != NGX_COMMERCE_OK)
         {
             ngx_log_error(NGX_LOG_EMERG, zone->shm.log, 0,
                           "commerce_similarity_zone \"%V\" was laid out by "
@@ -680,7 +692,15 @@ ngx_commerce_recs_init_zone(ngx_shm_zone_t *zone, void *data)
         return NGX_ERROR;
     }
 
-    if (ngx_commerce_recs_memory(shpool, &sh->area) != NGX_OK
+    sh->refusals.size = zone->shm.size / NGX_COMMERCE_RECS_REFUSALS
+                        + ngx_pagesize;
+    sh->refusals.memory = ngx_slab_calloc(shpool, sh->refusals.size);
+
+    if (sh->refusals.memory == NULL
+        || ngx_commerce_refusals_create(&rmcf->refusals, sh->refusals.memory,
+                                        sh->refusals.size)
+           != NGX_COMMERCE_OK
+        || ngx_commerce_recs_memory(shpool, &sh->area) != NGX_OK
         || ngx_commerce_tables_create(&rmcf->tables, sh->area.memory,
                                       sh->area.size)
            != NGX_COMMERCE_OK)

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "ngx_commerce_tables.h"
@@ -23,6 +24,7 @@
 
 #define SIZE     (4 * 1024 * 1024)
 #define SHOPS    5
+#define MANY     40
 #define READERS  3
 
 
@@ -30,6 +32,9 @@ typedef struct {
     ngx_commerce_tables_t  tables;
     void                  *memory;
     uint64_t              *shared;      /* counters of the children */
+    uint64_t               shops[MANY];
+    uint64_t               many;        /* of these, SHOPS at most have a table at a time */
+    uint64_t               words;       /* of a table, at most */
 } fixture_t;
 
 
@@ -99,7 +104,7 @@ put(fixture_t *f, uint64_t shop, size_t size, uint64_t serial)
 {
     void                        *data;
     ngx_commerce_tables_rc_t     rc;
-    ngx_commerce_tables_file_t   file = { serial, serial, size, serial };
+    ngx_commerce_file_t          file = { serial, serial, size, serial };
 
     rc = ngx_commerce_tables_reserve(&f->tables, size, &data);
 
@@ -118,12 +123,10 @@ static void
 test_what_is_published_is_found(void **state)
 {
     fixture_t                    *f = *state;
-    ngx_commerce_tables_note_t    note;
     ngx_commerce_tables_found_t   found, next;
 
     assert_false(ngx_commerce_tables_find(&f->tables, 7, &found));
     assert_false(ngx_commerce_tables_find(&f->tables, 0, &found));
-    assert_false(ngx_commerce_tables_note(&f->tables, 7, &note));
 
     assert_int_equal(put(f, 7, 10000, 1), NGX_COMMERCE_TABLES_OK);
     assert_int_equal(put(f, 8, 5000, 1), NGX_COMMERCE_TABLES_OK);
@@ -139,48 +142,13 @@ test_what_is_published_is_found(void **state)
     assert_int_not_equal(next.serial, found.serial);
     assert_int_equal(next.size, 20000);
     assert_true(whole(&next, 7));
-
-    assert_true(ngx_commerce_tables_note(&f->tables, 7, &note));
-    assert_int_equal(note.file.size, 20000);
-    assert_int_equal(note.loaded, 1002);
+    assert_int_equal(next.file->size, 20000);
+    assert_int_equal(next.file->inode, 2);
+    assert_int_equal(next.loaded, 1002);
 
     ngx_commerce_tables_withdraw(&f->tables, 7);
     assert_false(ngx_commerce_tables_find(&f->tables, 7, &found));
     assert_true(ngx_commerce_tables_find(&f->tables, 8, &found));
-}
-
-
-static void
-test_a_refused_file_is_remembered(void **state)
-{
-    uint64_t                     shop;
-    fixture_t                   *f = *state;
-    ngx_commerce_tables_note_t   note;
-    ngx_commerce_tables_file_t   bad = { 5, 6, 7, 8 };
-
-    assert_int_equal(put(f, 1, 1000, 1), NGX_COMMERCE_TABLES_OK);
-    ngx_commerce_tables_refuse(&f->tables, 1, &bad);
-
-    assert_true(ngx_commerce_tables_note(&f->tables, 1, &note));
-    assert_int_equal(note.refused.modified, 6);
-    assert_int_equal(note.refusals, 1);
-    assert_int_equal(note.file.size, 1000);
-
-    /* the next good one clears it, the count stays */
-
-    assert_int_equal(put(f, 1, 1000, 2), NGX_COMMERCE_TABLES_OK);
-    assert_true(ngx_commerce_tables_note(&f->tables, 1, &note));
-    assert_int_equal(note.refused.modified, 0);
-    assert_int_equal(note.refusals, 1);
-    assert_int_equal(ngx_commerce_tables_next_refused(&f->tables, 0, &shop), 0);
-
-    /* of a shop that never had a table, until the file is gone */
-
-    ngx_commerce_tables_refuse(&f->tables, 9, &bad);
-    assert_int_not_equal(ngx_commerce_tables_next_refused(&f->tables, 0, &shop), 0);
-    assert_int_equal(shop, 9);
-    ngx_commerce_tables_forgive(&f->tables, 9);
-    assert_int_equal(ngx_commerce_tables_next_refused(&f->tables, 0, &shop), 0);
 }
 
 
@@ -275,12 +243,60 @@ test_shops_are_bounded(void **state)
 
     ngx_commerce_tables_stats(&f->tables, &stats);
 
-    for (shop = 1; shop <= stats.shops_max; shop++) {
+    for (shop = 1; shop <= stats.tables_max; shop++) {
         assert_int_equal(put(f, shop * 1000, 64, 1), NGX_COMMERCE_TABLES_OK);
     }
 
     assert_int_equal(put(f, 5, 64, 1), NGX_COMMERCE_TABLES_FULL);
     assert_int_equal(put(f, 1000, 64, 2), NGX_COMMERCE_TABLES_OK);
+
+    /* a place that is given up is anybody's */
+
+    ngx_commerce_tables_withdraw(&f->tables, 7000);
+    assert_int_equal(put(f, 5, 64, 1), NGX_COMMERCE_TABLES_OK);
+    assert_int_equal(put(f, 7000, 64, 1), NGX_COMMERCE_TABLES_FULL);
+}
+
+
+/* Shops come and go for years: all that have a table are found, no others, and there is always a place. */
+
+static void
+test_places_are_used_again(void **state)
+{
+    int                           i;
+    uint64_t                      shop, at, live[100] = { 0 };
+    fixture_t                    *f = *state;
+    ngx_commerce_tables_found_t   found;
+    ngx_commerce_tables_stats_t   stats;
+
+    srandom(2);
+
+    for (i = 0; i < 40000; i++) {
+        at = random() % 100;
+
+        if (live[at]) {
+            ngx_commerce_tables_withdraw(&f->tables, live[at]);
+            assert_false(ngx_commerce_tables_find(&f->tables, live[at], &found));
+        }
+
+        /* 100 of one residue: no shop twice */
+
+        live[at] = 1 + at + 100 * (random() % 500);
+        assert_int_equal(put(f, live[at], 64, i), NGX_COMMERCE_TABLES_OK);
+
+        shop = live[random() % 100];
+        assert_int_equal(ngx_commerce_tables_find(&f->tables, shop, &found), shop != 0);
+        assert_true(shop == 0 || whole(&found, shop));
+    }
+
+    ngx_commerce_tables_stats(&f->tables, &stats);
+    assert_int_equal(stats.tables, 100);
+
+    for (i = 0, at = 0; (at = ngx_commerce_tables_next(&f->tables, at, &shop)) != 0; i++) {
+        assert_int_equal(live[(shop - 1) % 100], shop);
+    }
+
+    assert_int_equal(i, 100);
 }
 
 
@@ -324,7 +340,7 @@ reader(fixture_t *f, unsigned n)
     srandom(n + getpid());
 
     for ( ;; ) {
-        shop = 1 + random() % SHOPS;
+        shop = f->shops[random() % f->many];
 
         ngx_commerce_tables_enter(&f->tables);
 
@@ -344,6 +360,7 @@ reader(fixture_t *f, unsigned n)
 static void
 loader(fixture_t *f)
 {
+    uint64_t         shop, at, gone, tables;
     static uint64_t  serial;
 
     srandom(getpid());
@@ -355,9 +372,19 @@ loader(fixture_t *f)
 
         serial = __atomic_add_fetch(&f->shared[0], 1, __ATOMIC_RELAXED);
 
-        /* FULL would be lost memory: five shops of at most 300 KB, and as much again retired */
+        /* some shop or other leaves, when there are more than SHOPS */
 
-        if (put(f, 1 + random() % SHOPS, 8 * (1 + random() % 37000), serial) == NGX_COMMERCE_TABLES_FULL) {
+        for (at = 0, tables = 0, gone = 0; (at = ngx_commerce_tables_next(&f->tables, at, &shop)) != 0; tables++) {
+            gone = (random() % (tables + 1) == 0) ? shop : gone;
+        }
+
+        if (tables >= SHOPS && f->many > SHOPS) {
+            ngx_commerce_tables_withdraw(&f->tables, gone);
+        }
+
+        /* FULL would be lost memory or places: SHOPS shops of at most 300 KB, and as much again retired */
+
+        if (put(f, f->shops[random() % f->many], 8 * (1 + random() % f->words), serial) == NGX_COMMERCE_TABLES_FULL) {
             _exit(8);
         }
 
@@ -374,6 +401,8 @@ child(fixture_t *f, int n)
     pid = fork();
 
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);       /* a test that fails leaves nobody behind */
+
         if (n < 0) {
             loader(f);
         }
@@ -388,11 +417,10 @@ child(fixture_t *f, int n)
 /* Readers and the loader are killed at random, hundreds of times: no torn table, no lost memory. */
 
 static void
-test_killed_at_any_instruction(void **state)
+hammer(fixture_t *f)
 {
-    int         i, n, status;
-    pid_t       pids[READERS + 1];
-    fixture_t  *f = *state;
+    int    i, n, status;
+    pid_t  pids[READERS + 1];
 
     for (i = 0; i <= READERS; i++) {
         pids[i] = child(f, i - 1);
@@ -422,6 +450,22 @@ test_killed_at_any_instruction(void **state)
     for (i = 0; i < READERS; i++) {
         assert_true(f->shared[1 + i] > 100);
     }
+}
+
+
+static void
+test_killed_at_any_instruction(void **state)
+{
+    int         i;
+    fixture_t  *f = *state;
+
+    for (i = 0; i < SHOPS; i++) {
+        f->shops[i] = i + 1;
+    }
+
+    f->many = SHOPS;
+    f->words = 37000;
+    hammer(f);
 
     /* all of it can still be used */
 
@@ -433,18 +477,52 @@ test_killed_at_any_instruction(void **state)
 }
 
 
+/* The same while shops come and go: a place is another shop's all the time, and nobody reads another's table. */
+
+static void
+test_places_change_hands_under_readers(void **state)
+{
+    uint64_t                      shop;
+    fixture_t                    *f = *state;
+    ngx_commerce_tables_stats_t   stats;
+
+    /* all of one home, by the hash of ngx_commerce_tables.c */
+
+    for (shop = 1; f->many < MANY; shop++) {
+        if (shop * UINT64_C(0x9e3779b97f4a7c15) >> 56 == 0) {
+            f->shops[f->many++] = shop;
+        }
+    }
+
+    f->words = 64;
+    hammer(f);
+
+    ngx_commerce_tables_stats(&f->tables, &stats);
+    assert_true(stats.tables <= SHOPS + 1);
+
+    while (ngx_commerce_tables_next(&f->tables, 0, &shop) != 0) {
+        ngx_commerce_tables_withdraw(&f->tables, shop);
+    }
+
+    for (shop = 1; shop <= stats.tables_max; shop++) {
+        assert_int_equal(put(f, shop, 64, 1), NGX_COMMERCE_TABLES_OK);
+    }
+}
+
+
 int
 main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test_setup_teardown(test_what_is_published_is_found, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_refused_file_is_remembered, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_is_bounded_and_comes_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reader_keeps_what_it_holds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_dead_reader_holds_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shops_are_bounded, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_places_are_used_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_loader_at_a_time, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_killed_at_any_instruction, setup, teardown)
+        cmocka_unit_test_setup_teardown(test_killed_at_any_instruction, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_places_change_hands_under_readers, setup, teardown)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

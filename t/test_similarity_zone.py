@@ -1,0 +1,103 @@
+"""The zone of the similarity tables: what is not let in, who leaves, and for how many there is room."""
+
+import subprocess
+
+import pytest
+
+from stack import wait_for
+from tables import TRAIN, Tables, catalogue, status
+
+
+@pytest.fixture(scope="module")
+def trained(shop):
+    tables = Tables(shop, catalogue(shop))
+    tables.publish()
+    return tables
+
+
+def small(shop):
+    """A zone with places for 128 tables, and memory for the names of 512 refused files."""
+    return shop.configured(replace=[(r"commerce_similarity_zone\s+tables:64m", "commerce_similarity_zone tables:4m")])
+
+
+def counted(shop, **numbers):
+    """What /health says of the tables."""
+    with shop.edge() as edge:
+        wait_for(lambda: numbers.items() <= edge.get("/health").json()["recommendations"].items(), 30, f"{numbers}")
+
+
+def test_a_folder_full_of_junk(shop, trained):
+    """Each file is told about once, however many there are, and those of shops get in: at once, or as they change."""
+    shop.expect_log(r"is no table|more files of")
+    junk = [trained.folder / f"{n}.sim" for n in range(5000, 5700)]
+
+    def told(words):
+        return sum(words in line for line in shop.log_lines()[mark:])
+
+    def rounds():
+        for _ in range(2):
+            trained.publish()
+
+    with small(shop):
+        trained.shown(trained.generation)
+        mark = len(shop.log_lines())
+        for tenant in range(5000, 5200):
+            trained.put(f"no table {tenant}".encode(), tenant=tenant)
+        counted(shop, refused=200, tables=1)
+        rounds()
+        assert (told("is no table"), told("more files of")) == (200, 0)
+        trained.put(b"no table either", tenant=5007)
+        wait_for(lambda: told("is no table") == 201, 20, "one that changed")
+        assert told('5007.sim" is no table') == 2
+
+        # more than can be remembered: one line for all of those
+        for tenant in range(5200, 5700):
+            trained.put(f"no table {tenant}".encode(), tenant=tenant)
+        counted(shop, refused=700, tables=1)
+        once = told("is no table")
+        assert 400 < once <= 201 + 312
+        rounds()
+        assert (told("is no table"), told("more files of")) == (once, 1)
+
+        for file in junk:
+            file.unlink()
+        counted(shop, refused=0, tables=1)
+        trained.put(b"no table", tenant=5001)
+        counted(shop, refused=1)
+        junk[1].unlink()
+        counted(shop, refused=0)
+    trained.shown(trained.generation)
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Makes a small table of any tenant."""
+    (tmp_path / "events.tsv").write_text("1\t1\t1700000000\tview\n1\t2\t1700000100\tview\n2\t1\t1700000000\tview\n")
+
+    def foreign(tenant):
+        subprocess.run([TRAIN, "fit", "--train", tmp_path / "events.tsv", "--out", tmp_path / "t.sim", "--tenant", str(tenant),
+                        "--no-evaluate", "--quiet", "--threads", "1"], check=True)
+        return tmp_path / "t.sim"
+    return foreign
+
+
+def test_places_of_tenants_that_are_gone_are_used_again(shop, trained, foreign):
+    """When there is no place left, a table waits for one, and gets it without being touched."""
+    shop.expect_log(r"has room for 128 shops")
+    aside = trained.folder / "aside"
+    (trained.folder / "1.sim").rename(aside)
+    others = range(6000, 6128)
+    for tenant in others:
+        trained.put(foreign(tenant), tenant=tenant)
+    with small(shop):
+        counted(shop, tables=128, refused=0)
+        mark = len(shop.log_lines())
+        aside.rename(trained.folder / "1.sim")
+        counted(shop, tables=128, refused=1)
+        assert status(shop) == {"status": "not_trained", "refused": 1}
+        for tenant in others:
+            (trained.folder / f"{tenant}.sim").unlink()
+        trained.shown(trained.generation)
+        counted(shop, tables=1, refused=0)
+        assert sum("has room for 128 shops" in line for line in shop.log_lines()[mark:]) == 1
+    trained.shown(trained.generation)
