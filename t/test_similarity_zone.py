@@ -101,3 +101,27 @@ def test_places_of_tenants_that_are_gone_are_used_again(shop, trained, foreign):
         counted(shop, tables=1, refused=0)
         assert sum("has room for 128 shops" in line for line in shop.log_lines()[mark:]) == 1
     trained.shown(trained.generation)
+
+
+def test_tables_without_a_file_are_looked_at_to_the_last(shop, trained, foreign):
+    """More of them than a round takes: those of tenants that are there stay, those of the others go, wherever they are."""
+    there = range(7000, 7100)
+    others = range(7100, 7120)
+    with shop.db() as db:
+        db.execute("INSERT INTO shop.tenant (id, slug, name, currency) SELECT n, 'shop-' || n, 'Shop ' || n, 'EUR' "
+                   "FROM generate_series(%s::int, %s) n", [there[0], there[-1]])
+    for tenant in (*there, *others):
+        trained.put(foreign(tenant), tenant=tenant)
+    with small(shop):
+        counted(shop, tables=121)
+        wait_for(lambda: status(shop, f"shop-{there[-1]}").get("status") == "ready", 20, "the tenants are known")
+        for tenant in (*there, *others):
+            (trained.folder / f"{tenant}.sim").unlink()
+        counted(shop, tables=101, refused=0)
+        for tenant in (there[0], there[-1]):
+            assert status(shop, f"shop-{tenant}")["status"] == "ready"
+        with shop.db() as db:
+            for table, column in ("housekeeping", "tenant_id"), ("tenant", "id"):
+                db.execute(f"DELETE FROM shop.{table} WHERE {column} = ANY (%s)", [list(there)])
+        counted(shop, tables=1)
+    trained.shown(trained.generation)

@@ -29,6 +29,7 @@ typedef struct {
     ngx_log_t                *log;
     ngx_uint_t                complained;       /* the folder cannot be read, and that was said */
     ngx_uint_t                crowded;          /* more is refused than is remembered, and that was said */
+    uint64_t                  gone_from;        /* where the next round looks for tables without a file */
 
     /* in this round */
     uint64_t                  room;             /* for one table, bytes */
@@ -501,7 +502,7 @@ ngx_commerce_recs_round_gone(ngx_commerce_recs_round_t *round, int dir)
 {
     uint64_t  at, tenant;
 
-    at = 0;
+    at = round->gone_from;
 
     while (round->ngone < NGX_COMMERCE_RECS_ROUND
            && (at = ngx_commerce_tables_next(&round->tables, at, &tenant))
@@ -511,6 +512,8 @@ ngx_commerce_recs_round_gone(ngx_commerce_recs_round_t *round, int dir)
             round->gone[round->ngone++] = tenant;
         }
     }
+
+    round->gone_from = at;
 
     at = 0;
 
