@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from shared import shared
+from stack import wait_for
 
 DOMAINS = ("books", "camera_photo", "dvd", "electronics", "health_personal_care", "kitchen_housewares", "magazines", "music",
            "sports_outdoors", "video")
@@ -100,6 +101,9 @@ def test_some_times_are_no_times(train, tmp_path):
 def test_empty_and_missing_files(train, tmp_path):
     (tmp_path / "empty").write_text("")
     assert "no interaction" in train("fit", "--train", tmp_path / "empty", "--out", tmp_path / "out", code=3).stderr
+    (tmp_path / "text").write_text("1\tlamp\n")
+    assert "no interaction" in train("evaluate", "--train", tmp_path / "empty", "--items", tmp_path / "text", "--test", tmp_path / "empty",
+                                     code=3).stderr
     assert "cannot open" in train("fit", "--train", tmp_path / "none", "--out", tmp_path / "out", code=1).stderr
     assert "shorter" in train("inspect", tmp_path / "empty", code=3).stderr
 
@@ -189,6 +193,34 @@ def test_the_gate(train, market, tmp_path):
     train("publish", tmp_path / "bad.sim", "--to", tmp_path / "live.sim", "--force")
 
 
+@pytest.mark.parametrize("algorithm", ("ridge", "cosine", "svd"))
+def test_without_an_interaction_there_are_texts(train, market, tmp_path, algorithm):
+    """Neighbours by content alone; the gate does not put it over a table that knows something."""
+    (tmp_path / "none").write_text("")
+    options = ("fit", "--train", tmp_path / "none", "--items", market / "texts.tsv", "--tune", "--algorithm", algorithm)
+    assert "no interaction yet" in train(*options, "--out", tmp_path / "t.sim", "--report", tmp_path / "run").stderr
+    table = json.loads(train("inspect", tmp_path / "t.sim", "--json").stdout)
+    assert (table["items"], table["events"], table["ndcg@20"], table["position_decay"]) == (41, 0, 0, pytest.approx(0.8))
+    assert "not measured" in train("inspect", tmp_path / "t.sim").stdout
+    found = json.loads(train("inspect", tmp_path / "t.sim", "--product", 12, "--json").stdout)
+    assert all(11 <= n["product"] <= 20 and n["content"] == 1 for n in found["neighbours"][:5]), found
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["events"] == 0 and "metrics" not in report and "alike by their texts" in (tmp_path / "run.md").read_text()
+
+    train("publish", tmp_path / "t.sim", "--to", tmp_path / "live.sim")
+    train("publish", tmp_path / "t.sim", "--to", tmp_path / "live.sim")
+    train("fit", "--train", market / "events.tsv", "--items", market / "texts.tsv", "--out", tmp_path / "known.sim")
+    train("publish", tmp_path / "known.sim", "--to", tmp_path / "live.sim")
+    assert "no interaction, the last table of 2400" in train("publish", tmp_path / "t.sim", "--to", tmp_path / "live.sim", code=4).stderr
+
+
+def test_one_product_of_a_shop_that_begins(train, tmp_path):
+    (tmp_path / "none").write_text("")
+    (tmp_path / "text").write_text("1\tlamp\n")
+    train("fit", "--train", tmp_path / "none", "--items", tmp_path / "text", "--out", tmp_path / "t.sim")
+    assert json.loads(train("inspect", tmp_path / "t.sim", "--json").stdout)["items"] == 1
+
+
 def test_next_items_in_order(train, tmp_path):
     """Everybody walks the same circle: what comes next is the neighbour of the last one."""
     dice = random.Random(1)
@@ -269,6 +301,65 @@ def test_a_shop_is_trained(shop, train, tmp_path):
     assert shop.value("SELECT count(*) FROM shop.training_run") == 2
     assert "no interaction" in train("fit", "--db", url, "--tenant", 999, "--out", tmp_path / "9.sim", code=3, PGPASSWORD=password).stderr
     assert "no connection" in train("fit", "--db", url, "--out", tmp_path / "9.sim", code=1, PGPASSWORD="wrong").stderr
+
+
+def test_a_shop_begins_with_imported_products(shop, tmp_path):
+    """Nothing for sale, then a catalogue and no customer: content neighbours on product pages, the newest for who is new."""
+    def run(*arguments):
+        done = shop.run("--tenant", "globex", *arguments, script="scripts/train", check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert shop.value("SELECT count(*) FROM shop.product p JOIN shop.tenant t ON t.id = p.tenant_id WHERE t.slug = 'globex'") == 0
+    assert run() == "globex: no product is for sale, nothing to train\n"
+    with shop.staff("globex") as staff:
+        asked = staff.post("/api/v1/admin/recommendations/train")
+        assert asked.status_code == 202
+        assert "nothing to train" in run("--queued")
+        assert staff.get(asked.headers["location"]).json()["status"] == "queued"
+
+        # two categories with all kinds in each: it is the words that tell what is alike
+        kinds = ("desk lamp", "garden chair", "tea pot")
+        colours = ("red", "blue", "green", "white", "black", "yellow")
+        rows = [{"title": f"{colour.title()} {kind}", "description": f"A {kind} as it should be", "price": 10 + i, "stock": 5,
+                 "category": ("home", "sale")[i % 2], "sku": f"{kind[:3].upper()}-{i}"}
+                for kind in kinds for i, colour in enumerate(colours)]
+        (tmp_path / "catalogue.json").write_text(json.dumps({"products": rows}))
+        shop.run("--tenant", "globex", tmp_path / "catalogue.json", script="scripts/import")
+
+        said = run("--queued")
+        assert "globex: generation 1, 18 products, no interaction yet: by their texts alone" in said
+        training = staff.get(asked.headers["location"]).json()
+        assert (training["status"], training["generation"], training["report"]["events"]) == ("done", 1, 0)
+
+    def shown(generation):
+        wait_for(lambda: edge.get("/api/v1/recommendations/status").json().get("generation") == generation, 20, "the table is shown")
+
+    with shop.edge(tenant="globex") as edge:
+        shown(1)
+        names = {p["id"]: p["name"] for p in edge.get("/api/v1/products", params={"limit": 100}).json()["data"]}
+        for product, name in names.items():
+            body = edge.get(f"/api/v1/products/{product}/similar").json()
+            assert body["model"]["generation"] == 1 and len(body["data"]) == 5
+            assert {card["name"].split()[-1] for card in body["data"]} == {name.split()[-1]}, (name, body)
+        body = edge.get("/api/v1/recommendations", params={"limit": 18}).json()
+        assert body["model"]["generation"] == 1
+        assert sorted(card["id"] for card in body["data"]) == sorted(names)
+        assert body["data"][0]["id"] == max(names)
+        trending = edge.get("/api/v1/products/trending").json()["data"]
+        assert [card["id"] for card in trending] == sorted(names, reverse=True)[:len(trending)] != []
+        assert edge.get("/api/v1/products/trending", params={"category": "home"}).json()["data"]
+
+        # the first customer looked at one thing: that comes first, and the newest are still behind it
+        first = min(names)
+        edge.headers["X-Cart-Token"] = edge.get("/api/v1/cart").headers["x-cart-token"]
+        assert edge.post("/api/v1/interactions", json={"product_id": first, "action": "view"}).status_code == 202
+        said = run()
+        assert "globex: generation 2, 18 products, " in said and "no interaction" not in said
+        shown(2)
+    with shop.edge(tenant="globex") as stranger:
+        found = [card["id"] for card in stranger.get("/api/v1/recommendations", params={"limit": 18}).json()["data"]]
+        assert found[0] == first and sorted(found) == sorted(names)
 
 
 def test_the_trainers_role_may_do_nothing_else(shop):

@@ -56,6 +56,11 @@ train_evaluate_main(int argc, char **argv)
 
     train_settings_read(&data);
 
+    if (data.nevents == 0) {
+        train_fail(TRAIN_INPUT, "%s holds no interaction to predict others "
+                   "from", train_settings.train);
+    }
+
     reader = train_reader();
     train_file_open(&file, train_test);
     train_read_events(reader, &file, train_settings.order);

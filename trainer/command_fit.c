@@ -65,8 +65,9 @@ static const train_command_t  train_fit_command = {
     "fit", "",
     "Trains on all interactions and writes the table that the edge serves.\n"
     "Before, it trains on the earlier ones and predicts the last tenth: that\n"
-    "is the report, and what the publish gate compares.  The file is there\n"
-    "whole or not at all.",
+    "is the report, and what the publish gate compares.  Products without any\n"
+    "interaction are alike by their texts, and nothing is measured.  The file\n"
+    "is there whole or not at all.",
     "  commerce-train fit --train events.tsv --items texts.tsv --out shop.sim\n"
     "  commerce-train fit --train events.tsv --out shop.sim --tune --report "
     "run\n"
@@ -114,7 +115,13 @@ train_fit_main(int argc, char **argv)
     key = train_stage_key(&data, options, train_settings.tune, train_blind,
                           train_settings.again);
 
-    if (!train_stage_load(train_resume, key, options, &tuned, &comparison)) {
+    if (data.nevents == 0) {
+        train_say("no interaction yet: products are alike by their texts, and "
+                  "there is nothing to tune or to measure");
+
+    } else if (!train_stage_load(train_resume, key, options, &tuned,
+                                 &comparison))
+    {
 
         if (train_settings.tune) {
             train_tune(&data, options, &tuned);
@@ -315,6 +322,11 @@ train_report_markdown(FILE *out, const train_data_t *data,
             (unsigned long) identity->generation,
             (unsigned long) identity->tenant, created, train_seconds(),
             (unsigned long) data->nevents, data->users, data->items);
+
+    if (data->nevents == 0) {
+        fputs("Nobody has done anything yet: products are alike by their "
+              "texts, and nothing is measured.\n", out);
+    }
 
     if (comparison->n != 0) {
         fputs("What a table trained on the earlier events predicts of the last "

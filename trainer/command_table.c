@@ -136,8 +136,7 @@ train_inspect(const train_table_t *table)
            "%s and %s: %u rows of %.1f neighbours, %u with content, %u cold "
            "products\n"
            "%u lists, %s vectors\n"
-           "content %g, collaborative %g, popularity %g, diversity %g\n"
-           "NDCG@20 %.4f, coverage %.3f on the events held back\n",
+           "content %g, collaborative %g, popularity %g, diversity %g\n",
            (unsigned long) about->tenant_id,
            (unsigned long) about->generation, table->table.items,
            (unsigned long) about->events, (unsigned long) about->users,
@@ -146,7 +145,15 @@ train_inspect(const train_table_t *table)
            table->table.ncold, table->table.nlists,
            table->table.vectors ? "with" : "without", about->content_weight,
            about->collaborative_weight, about->popularity_weight,
-           about->diversity, about->ndcg, about->coverage);
+           about->diversity);
+
+    if (about->ndcg == 0) {
+        puts("not measured");
+        return;
+    }
+
+    printf("NDCG@20 %.4f, coverage %.3f on the events held back\n",
+           about->ndcg, about->coverage);
 }
 
 
@@ -294,6 +301,12 @@ train_gate(const char *name, const train_table_t *table,
         train_fail(TRAIN_REFUSED, "%s is of tenant %lu, %s of %lu", name,
                    (unsigned long) now->tenant_id, train_to,
                    (unsigned long) before->tenant_id);
+    }
+
+    if (now->events == 0 && before->events != 0) {
+        train_fail(TRAIN_REFUSED, "%s was made of no interaction, the last "
+                   "table of %lu. Are they gone? --force puts it there all "
+                   "the same", name, (unsigned long) before->events);
     }
 
     if (now->ndcg == 0 && before->ndcg != 0) {

@@ -96,15 +96,18 @@ train_settings_read(train_data_t *data)
                   data->items, vectors.about->name);
     }
 
-    if (data->nevents == 0) {
+    if (data->nevents == 0 && data->texts == NULL) {
         train_fail(TRAIN_INPUT, "%s holds no interaction%s",
                    train_settings.db ? "the tenant" : train_settings.train,
-                   train_settings.db ? " with a product that is for sale"
+                   train_settings.db ? " with a product that is for sale, and "
+                                       "no such product"
                                      : ": a line is user<TAB>item[<TAB>"
                                        "unix_time[<TAB>event]]");
     }
 
-    if (!data->timed && !data->ordered && !train_settings_decay) {
+    if (data->nevents != 0 && !data->timed && !data->ordered
+        && !train_settings_decay)
+    {
         train_settings.options.position_decay = 1;
     }
 
