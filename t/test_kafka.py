@@ -538,6 +538,7 @@ def test_a_topic_that_cannot_be_made_is_asked_for_again(shop, kafka):
     ("commerce_kafka localhost:9092 socket.timeout.ms=often;", "socket.timeout.ms"),
     ("commerce_kafka off linger.ms=5;", 'takes no properties after "off"'),
     ("commerce_kafka localhost:9092 linger;", "no property=value"),
+    ("commerce_kafka localhost:9092; commerce_kafka_relay on batch=251;", "batch=1 to 250"),
 ])
 def test_bad_directives_are_named(shop, kafka, line, said):
     shop.expect_log(r"\[emerg\].*" + re.escape(said))

@@ -18,6 +18,13 @@
 #define NGX_COMMERCE_KAFKA_LANES   5        /* of the relay: batches that are under way at once */
 #define NGX_COMMERCE_KAFKA_BATCH   1000     /* records of one, at most */
 
+/* the last lane is for the shards of all lanes that have little to send; the others have so many each */
+
+#define NGX_COMMERCE_KAFKA_COMMON  (NGX_COMMERCE_KAFKA_LANES - 1)
+
+#define NGX_COMMERCE_KAFKA_SHARE                                              \
+    (NGX_COMMERCE_KAFKA_SHARDS / NGX_COMMERCE_KAFKA_COMMON)
+
 
 /* property=value for librdkafka */
 

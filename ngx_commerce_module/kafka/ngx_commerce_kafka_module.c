@@ -439,9 +439,8 @@ ngx_commerce_kafka_relay(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         {
             n = ngx_atoi(rest.data, rest.len);
 
-            if (n >= 1 && n <= NGX_COMMERCE_KAFKA_BATCH
-                               / (NGX_COMMERCE_KAFKA_SHARDS
-                                  / NGX_COMMERCE_KAFKA_LANES))
+            if (n >= 1
+                && n <= NGX_COMMERCE_KAFKA_BATCH / NGX_COMMERCE_KAFKA_SHARE)
             {
                 kmcf->batch = n;
                 continue;
@@ -452,8 +451,8 @@ ngx_commerce_kafka_relay(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                            "invalid parameter \"%V\" in "
                            "\"commerce_kafka_relay\": it takes poll=10ms to "
                            "1s, lease=1s to 5m and batch=1 to %d", &value[i],
-                           NGX_COMMERCE_KAFKA_BATCH / (NGX_COMMERCE_KAFKA_SHARDS
-                                                 / NGX_COMMERCE_KAFKA_LANES));
+                           NGX_COMMERCE_KAFKA_BATCH
+                           / NGX_COMMERCE_KAFKA_SHARE);
         return NGX_CONF_ERROR;
     }
 

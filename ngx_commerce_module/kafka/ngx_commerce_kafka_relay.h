@@ -11,13 +11,6 @@
 
 #define NGX_COMMERCE_KAFKA_BACKOFF  5000        /* ms at most between two attempts */
 
-/* the last lane is for the shards of all lanes that have little to send */
-
-#define NGX_COMMERCE_KAFKA_COMMON  (NGX_COMMERCE_KAFKA_LANES - 1)
-
-#define NGX_COMMERCE_KAFKA_SHARE                                              \
-    (NGX_COMMERCE_KAFKA_SHARDS / NGX_COMMERCE_KAFKA_COMMON)
-
 
 typedef enum {
     NGX_COMMERCE_KAFKA_IDLE = 0,
