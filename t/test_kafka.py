@@ -508,6 +508,36 @@ def test_a_fatal_error_is_the_end_of_the_producer_only(shop, kafka, consumer, di
     assert set(shop.workers()) == workers
 
 
+def test_a_topic_that_is_not_there_holds_up_its_own_shards_only(shop, kafka, consumer):
+    """What is sent to it fails after ten seconds, again and again. Others go meanwhile, each when the one before is marked as sent."""
+    connected(shop)
+    mark = shop.log_size()
+    shop.expect_log(r"a record for topic \"nowhere\" failed")
+
+    def failures():
+        return shop.log_file().read_bytes()[mark:].decode().count('topic "nowhere" failed')
+
+    def unsent(topic):
+        return shop.value("SELECT count(*) FROM event.outbox WHERE sent_at IS NULL AND topic = %s", topic)
+
+    other = shop.value("SELECT min('others-' || n) FROM generate_series(0, 99) n WHERE domain.shard('others-' || n) / 4 <> "
+                       "domain.shard('lost') / 4")
+    try:
+        with as_owner(shop) as db:
+            emit(db, 0, aggregate="lost", topic="nowhere")
+            wait_for(failures, 60, "nobody has that topic")
+            passed, before = 0, failures()
+            while failures() < before + 2:
+                emit(db, 0, aggregate=other)
+                wait_for(lambda: not unsent("user.interaction"), 60, "it is sent")
+                passed += 1
+        assert unsent("nowhere") == 1
+        assert passed > 10
+    finally:
+        with shop.db() as db:
+            db.execute("UPDATE event.outbox SET sent_at = now() WHERE topic = 'nowhere'")
+
+
 def test_a_topic_that_cannot_be_made_is_asked_for_again(shop, kafka):
     """A broker that is not up yet refuses as one does that never will: the relay does not stop at the first no."""
     def asked():

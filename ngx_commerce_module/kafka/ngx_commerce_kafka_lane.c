@@ -19,6 +19,9 @@ static void ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
 static void ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
     const PGresult *result);
+static ngx_uint_t ngx_commerce_kafka_lane_shard(const PGresult *result,
+    int row);
+static void ngx_commerce_kafka_lane_apart(ngx_uint_t shard);
 static rd_kafka_resp_err_t ngx_commerce_kafka_lane_produce(
     ngx_commerce_kafka_lane_t *lane, const PGresult *result, int row);
 static void ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane);
@@ -260,6 +263,8 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
             ngx_commerce_kafka_relay_fatal();
 
         } else if (err != RD_KAFKA_RESP_ERR__QUEUE_FULL) {
+            ngx_commerce_kafka_lane_apart(
+                                   ngx_commerce_kafka_lane_shard(result, row));
             ngx_commerce_kafka_relay_rebuild(rd_kafka_err2str(err));
         }
 
@@ -289,7 +294,7 @@ ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
     const PGresult *result)
 {
     int                          row;
-    ngx_uint_t                   i, shard;
+    ngx_uint_t                   i;
     ngx_uint_t                   found[NGX_COMMERCE_KAFKA_SHARDS];
     ngx_commerce_kafka_lane_t   *own;
     ngx_commerce_kafka_relay_t  *relay;
@@ -299,12 +304,7 @@ ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
     ngx_memzero(found, sizeof(found));
 
     for (row = 0; row < PQntuples(result); row++) {
-        shard = ngx_atoi((u_char *) PQgetvalue(result, row, 14),
-                         PQgetlength(result, row, 14));
-
-        if (shard < NGX_COMMERCE_KAFKA_SHARDS) {
-            found[shard]++;
-        }
+        found[ngx_commerce_kafka_lane_shard(result, row)]++;
     }
 
     if (lane->number != NGX_COMMERCE_KAFKA_COMMON) {
@@ -329,6 +329,32 @@ ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
         own->not_before = ngx_current_msec;
         lane->not_before = ngx_current_msec;
     }
+}
+
+
+static ngx_uint_t
+ngx_commerce_kafka_lane_shard(const PGresult *result, int row)
+{
+    return (ngx_uint_t) ngx_atoi((u_char *) PQgetvalue(result, row, 14),
+                                 PQgetlength(result, row, 14))
+           % NGX_COMMERCE_KAFKA_SHARDS;
+}
+
+
+/*
+ * What fails may take its time to fail again, as records of a topic that is
+ * not there do: the other lanes' shards do not wait for it.
+ */
+
+static void
+ngx_commerce_kafka_lane_apart(ngx_uint_t shard)
+{
+    ngx_commerce_kafka_lane_t  *own;
+
+    own = &ngx_commerce_kafka_relay.lanes[shard / NGX_COMMERCE_KAFKA_SHARE];
+
+    own->full = 1;
+    own->again = 1;
 }
 
 
@@ -410,6 +436,7 @@ ngx_commerce_kafka_lane_produce(ngx_commerce_kafka_lane_t *lane,
     to->id = ngx_atoof((u_char *) PQgetvalue(result, row, 0),
                        PQgetlength(result, row, 0));
     ngx_memcpy(to->event, PQgetvalue(result, row, 4), sizeof(to->event));
+    to->shard = ngx_commerce_kafka_lane_shard(result, row);
 
     return RD_KAFKA_RESP_ERR_NO_ERROR;
 }
@@ -533,6 +560,8 @@ ngx_commerce_kafka_lane_report(rd_kafka_event_t *event)
                               rd_kafka_topic_name(message->rkt),
                               rd_kafka_err2str(message->err));
             }
+
+            ngx_commerce_kafka_lane_apart(lane->rows[row].shard);
 
             (void) ngx_atomic_fetch_add(
                                   &ngx_commerce_kafka_shared->relay_failed, 1);

@@ -24,6 +24,7 @@ typedef enum {
 typedef struct {
     int64_t                          id;
     u_char                           event[36]; /* as text */
+    ngx_uint_t                       shard;
 } ngx_commerce_kafka_row_t;
 
 
@@ -36,7 +37,7 @@ typedef struct {
     ngx_uint_t                       sent_n;    /* to be marked: the first of "sent" */
     ngx_uint_t                       marking;   /* of these, those that the statement under way marks */
     ngx_uint_t                       again;     /* there are more, or may be */
-    ngx_uint_t                       full;      /* a shard of its own came back full: it is not left to the common lane */
+    ngx_uint_t                       full;      /* a shard of its own came back full, or failed: it is not left to the common lane */
     ngx_uint_t                       many;      /* events of a shard that the last claim asked for */
     ngx_uint_t                       error_n;
     uint32_t                         shards;    /* of the last claim */
