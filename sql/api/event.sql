@@ -116,7 +116,8 @@ BEGIN
            '/tenants/' || o.tenant_id || '/' || o.aggregate, coalesce(t.ce_type, o.type), o.aggregate_id, domain.ts(o.created_at),
            o.tenant_id, o.aggregate_version, o.correlation_id, o.traceparent, o.payload, o.shard
       FROM relay.unsent(own, many) o
-      LEFT JOIN domain.event_types() t ON t.type = o.type AND t.topic = o.topic;
+      LEFT JOIN domain.event_types() t ON t.type = o.type AND t.topic = o.topic
+     ORDER BY o.id;
 END
 $$;
 
