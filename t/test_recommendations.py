@@ -327,6 +327,34 @@ def test_they_stay_away_however_much_is_looked_at(shop, trained, products, who, 
     trained.shown(trained.generation)
 
 
+def test_they_stay_away_while_they_are_read(shop, trained, products):
+    """A page asks for two lists at once, of a customer whom this edge does not remember: the second does not go on without the first."""
+    customer = newcomer(shop)
+    customer.post("/api/v1/interactions", json={"product_id": products[8]["id"], "action": "view"})
+    gone = ids(listed(customer))[0]
+    customer.post("/api/v1/recommendations/feedback", json={"product_id": gone, "action": "dismiss"})
+
+    def look(limit):
+        with shop.edge(headers=dict(customer.headers)) as edge:
+            return listed(edge, limit=limit)
+
+    def asked():
+        return shop.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'commerce_edge' AND wait_event_type = 'Lock'")
+
+    patient = (r"(commerce_postgres\s+read\s[^;]*)statement_timeout=", r"\1lock_timeout=20s statement_timeout=")
+    with shop.configured(replace=[patient]), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        trained.shown(trained.generation)
+        with shop.db() as db, db.transaction():
+            db.execute("LOCK TABLE shop.recommendation_feedback IN ACCESS EXCLUSIVE MODE")
+            lists = [pool.submit(look, 39)]
+            wait_for(lambda: asked() == 1, 10, "the first asks what the customer did")
+            lists.append(pool.submit(look, 40))
+            wait_for(lambda: asked() == 2 or lists[1].done(), 10, "the second asks, too, or answers")
+        for answer in lists:
+            assert gone not in ids(answer.result())
+    trained.shown(trained.generation)
+
+
 def test_before_a_training_they_stay_away_too(shop):
     first, second = sold_by_acme(shop)
     customer = newcomer(shop, "acme")

@@ -232,6 +232,15 @@ ngx_commerce_recent_seen(ngx_commerce_recent_slot_t *slot, int64_t now,
         return NGX_COMMERCE_RECENT_KNOWN;
     }
 
+    /*
+     * The first time nobody goes on without what the database knows: it would
+     * show what was dismissed.  Of two that fill, the second adds nothing.
+     */
+
+    if (filled == 0) {
+        return NGX_COMMERCE_RECENT_FILL_IT;
+    }
+
     filling = atomic_load_explicit(&slot->filling, memory_order_relaxed);
 
     if ((filling && now - (int64_t) filling < NGX_COMMERCE_RECENT_FILL)

@@ -7,7 +7,8 @@
  * A memory, not a record: customers who have not been seen for longest make
  * room, and whoever is not here is filled in from the database.  No locks; a
  * process killed at any instruction leaves at most one half-written event,
- * which is not read, and a customer who is "being filled", which ends by time.
+ * which is not read, and a customer who is "being filled" again, which ends by
+ * time.
  */
 
 #ifndef NGX_COMMERCE_RECENT_H
@@ -48,7 +49,7 @@ typedef struct {
 typedef enum {
     NGX_COMMERCE_RECENT_KNOWN = 0,
     NGX_COMMERCE_RECENT_FILL_IT,        /* nobody knows: read it and call fill() */
-    NGX_COMMERCE_RECENT_FILLING         /* another one does: what is here is what is new */
+    NGX_COMMERCE_RECENT_FILLING         /* another one does, once more: what is here is old by that much */
 } ngx_commerce_recent_rc_t;
 
 

@@ -96,8 +96,10 @@ test_unknown_then_filled_then_added(void **state)
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &before),
                      NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_equal(n, 0);
+    /* nobody goes on without what the database knows */
+
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001, VALID, events, &n, &never, &before),
-                     NGX_COMMERCE_RECENT_FILLING);
+                     NGX_COMMERCE_RECENT_FILL_IT);
 
     /* what comes while the database is asked stays, and is the newest */
 
@@ -136,7 +138,7 @@ test_a_look_tells_what_reading_tells(void **state)
     assert_int_not_equal(key, ngx_commerce_recent_key(&f->recent, shop, name(2)));
 
     assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5000, VALID, &seen), NGX_COMMERCE_RECENT_FILL_IT);
-    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5001, VALID, &seen), NGX_COMMERCE_RECENT_FILLING);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5001, VALID, &seen), NGX_COMMERCE_RECENT_FILL_IT);
 
     ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, &old, 1, NULL, 0);
 
@@ -151,6 +153,8 @@ test_a_look_tells_what_reading_tells(void **state)
 
     assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004 + VALID, VALID, &seen),
                      NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5005 + VALID, VALID, &seen),
+                     NGX_COMMERCE_RECENT_FILLING);
 }
 
 
@@ -163,7 +167,14 @@ test_a_filler_that_dies_is_replaced(void **state)
     ngx_commerce_recent_event_t   events[FULL];
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &s);
-    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + NGX_COMMERCE_RECENT_FILL, VALID,
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000, NULL, 0, NULL, 0);
+
+    /* who fills it again does not come back */
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + VALID, VALID, events, &n, &never, &s);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001 + VALID, VALID, events, &n, &never, &s),
+                     NGX_COMMERCE_RECENT_FILLING);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5000 + VALID + NGX_COMMERCE_RECENT_FILL, VALID,
                                               events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_FILL_IT);
 }
@@ -191,6 +202,34 @@ test_what_is_old_is_filled_again_without_doubles(void **state)
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001 + VALID, VALID, events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(n, 3);
+}
+
+
+/* Two requests at once of a customer who was not here, and a dismissal while they ask. */
+
+static void
+test_two_that_fill_at_once(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      s, gone = 77;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], rows[2] = { { 2, 4200, 0 }, { 1, 3000, 0 } };
+
+    for (n = 0; n < 2; n++) {
+        assert_int_equal(ngx_commerce_recent_look(&f->recent, ngx_commerce_recent_key(&f->recent, shop, name(1)), 5000 + n, VALID, &s),
+                         NGX_COMMERCE_RECENT_FILL_IT);
+    }
+
+    assert_true(add(f, 1, 88, DISMISS, 5100));
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5200, rows, 2, &gone, 1);
+    assert_true(add(f, 1, 3, 0, 5300));
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5400, rows, 2, &gone, 1);
+
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5500, VALID, events, &n, &never, &s),
+                     NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(n, 4);
+    assert_int_equal(never.n, 2);
+    assert_true(ngx_commerce_recent_never(&never, 77) && ngx_commerce_recent_never(&never, 88));
 }
 
 
@@ -504,6 +543,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_a_look_tells_what_reading_tells, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_filler_that_dies_is_replaced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_old_is_filled_again_without_doubles, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_two_that_fill_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_heard_of_from_elsewhere, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fifty_at_most_the_newest, setup, teardown),
         cmocka_unit_test_setup_teardown(test_never_outlives_views, setup, teardown),
