@@ -381,6 +381,22 @@ def filled(cards, limit, source="popular"):
     return sum(scored)
 
 
+def test_who_dismissed_all_that_is_popular_has_a_list_too(shop):
+    """All 250 products that are remembered, of a shop without a table: what fills up comes from behind them."""
+    rows = [{"title": f"Cog {n}", "price": 1 + n, "stock": 5, "category": "cogs"} for n in range(300)]
+    report = shop.staff("globex").post("/api/v1/admin/import", json={"products": rows})
+    assert (report.status_code, report.json()["imported"]) == (200, 300), report.text
+    customer = newcomer(shop, "globex")
+    gone = {row["product_id"] for row in shop.rows(
+        "INSERT INTO shop.recommendation_feedback (tenant_id, user_id, product_id, action) "
+        "SELECT c.tenant_id, %s, c.product_id, 'dismiss' FROM shop.product_card c WHERE c.tenant_id = 3 "
+        "ORDER BY c.popularity DESC, c.product_id DESC LIMIT 250 RETURNING product_id", customer.user_id)}
+    for limit in (1, 40):
+        cards = listed(customer, limit=limit)
+        assert filled(cards, limit) == 0
+        assert not gone & set(ids(cards))
+
+
 def test_a_small_table_is_filled_up_with_what_is_popular(shop, tables, products):
     """The table knows twelve products, the shop has more: nobody gets a shorter list for having been trained."""
     few = {p["id"] for p in products[:12]}

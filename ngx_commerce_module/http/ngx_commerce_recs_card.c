@@ -8,7 +8,7 @@
 
 #define NGX_COMMERCE_RECS_CARD_TTL  60     /* s */
 #define NGX_COMMERCE_RECS_FILL      64     /* products, a power of two */
-#define NGX_COMMERCE_RECS_FILL_MAX  192    /* domain.product_cards() makes no more than 200 */
+#define NGX_COMMERCE_RECS_MEMBERS   32768  /* of all cards that fill a list up, 384 at most */
 
 
 static ngx_int_t ngx_commerce_recs_card_names(ngx_commerce_request_t *c,
@@ -41,7 +41,7 @@ ngx_commerce_recs_cards(ngx_commerce_request_t *c,
     alloc = ngx_commerce_pool_alloc(c->request->pool);
 
     ngx_memzero(&limits, sizeof(limits));
-    limits.max_members = 10000;
+    limits.max_members = NGX_COMMERCE_RECS_MEMBERS;
 
     if (ngx_commerce_json_parse(&alloc, json->data, json->len, &limits, &root,
                                 &error)
@@ -233,8 +233,9 @@ ngx_commerce_recs_missing(ngx_commerce_request_t *c,
 
 
 /*
- * Among the popular ones may be all that was chosen, bought and dismissed.  In
- * rounds of 64, so that what a step keeps of them serves other customers too.
+ * Among the popular ones may be all that was chosen, bought and dismissed: 40
+ * and 250 of them.  In rounds of 64, so that what a step keeps of them serves
+ * other customers too.
  */
 
 ngx_int_t
@@ -252,8 +253,7 @@ ngx_commerce_recs_short(ngx_commerce_request_t *c,
     }
 
     if (n > state->limit) {
-        n = ngx_min(ngx_align(n, NGX_COMMERCE_RECS_FILL),
-                    NGX_COMMERCE_RECS_FILL_MAX);
+        n = ngx_align(n, NGX_COMMERCE_RECS_FILL);
     }
 
     p = ngx_pnalloc(c->request->pool,
