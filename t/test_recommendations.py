@@ -397,6 +397,23 @@ def test_who_dismissed_all_that_is_popular_has_a_list_too(shop):
         assert not gone & set(ids(cards))
 
 
+def test_what_is_dismissed_again_and_again_takes_no_other_s_place(shop):
+    """And among 20,000 looks what is not wanted is found by its index, as the edge's role plans it."""
+    first, second = sold_by_acme(shop)
+    customer = newcomer(shop, "acme")
+    with shop.db() as db:
+        for action, product, times in (("dismiss", first, 1), ("dismiss", second, 260), ("view", first, 20000)):
+            db.execute("INSERT INTO shop.recommendation_feedback (tenant_id, user_id, product_id, action) "
+                       "SELECT 2, %s, %s, %s FROM generate_series(1, %s::int)", [customer.user_id, product, action, times])
+        db.execute("ANALYZE shop.recommendation_feedback")
+        db.execute("SET plan_cache_mode = force_generic_plan")
+        db.execute("PREPARE told (uuid) AS SELECT f.product_id FROM shop.recommendation_feedback f WHERE f.tenant_id = 2 "
+                   "AND f.user_id = $1 AND f.action IN ('dismiss', 'purchase') ORDER BY f.id DESC LIMIT 2000")
+        plan = "\n".join(next(iter(row.values())) for row in db.execute(f"EXPLAIN EXECUTE told ('{customer.user_id}')"))
+    assert "recommendation_feedback_user_never" in plan, plan
+    assert not {first, second} & set(ids(listed(customer)))
+
+
 def test_a_small_table_is_filled_up_with_what_is_popular(shop, tables, products):
     """The table knows twelve products, the shop has more: nobody gets a shorter list for having been trained."""
     few = {p["id"] for p in products[:12]}
