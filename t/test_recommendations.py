@@ -125,6 +125,7 @@ def test_a_category_that_the_table_does_not_list_shows_what_is_popular(shop, tra
     with shop.edge() as edge:
         cards = listed(edge, "/api/v1/products/trending", category="above", limit=40)
     assert cards and {c["category"]["slug"] for c in cards} == {child["slug"]}
+    assert {(c["source"], c["score"]) for c in cards} == {("popular", None)}
 
 
 def test_an_interaction_changes_the_next_answer(shop, trained, products):

@@ -181,7 +181,7 @@ static ngx_int_t
 ngx_commerce_native_recs_status(ngx_commerce_request_t *c,
     const ngx_commerce_step_t *step)
 {
-    u_char                                  text[1024];
+    u_char                                 *p, text[1024];
     int64_t                                 loaded;
     uint64_t                                serial, refusals;
     ngx_str_t                               body;
@@ -206,23 +206,30 @@ ngx_commerce_native_recs_status(ngx_commerce_request_t *c,
     } else {
         about = table->about;
 
-        body.len = ngx_sprintf(text,
+        p = ngx_sprintf(text,
             "{\"status\":\"ready\",\"generation\":%uL,\"created\":%L,"
             "\"loaded\":%L,\"age_seconds\":%L,\"products\":%uD,"
             "\"cold_products\":%uD,\"users\":%uL,\"events\":%uL,"
             "\"models\":{\"collaborative\":\"%s\",\"content\":\"%s\"},"
             "\"weights\":{\"content\":%.4f,\"collaborative\":%.4f,"
             "\"popularity\":%.4f,\"diversity\":%.4f},"
-            "\"metrics\":{\"ndcg@20\":%.4f,\"coverage@20\":%.4f},"
-            "\"refused\":%uL}",
+            "\"refused\":%uL,\"metrics\":",
             about->generation, about->created / 1000, loaded / 1000,
             (int64_t) ngx_time() - about->created / 1000, table->items,
             table->ncold, about->users, about->events, about->collaborative,
             about->content, (double) about->content_weight,
             (double) about->collaborative_weight,
             (double) about->popularity_weight, (double) about->diversity,
-            (double) about->ndcg, (double) about->coverage, refusals)
-            - text;
+            refusals);
+
+        /* a table that nobody measured is not one that measured nothing */
+
+        p = (about->ndcg > 0)
+            ? ngx_sprintf(p, "{\"ndcg@20\":%.4f,\"coverage@20\":%.4f}}",
+                          (double) about->ndcg, (double) about->coverage)
+            : ngx_sprintf(p, "null}");
+
+        body.len = p - text;
 
         ngx_commerce_recs_leave();
     }

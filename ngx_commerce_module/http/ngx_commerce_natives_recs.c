@@ -277,7 +277,7 @@ ngx_commerce_recs_choices(ngx_commerce_request_t *c,
 
             choice->id = table->ids[answers[i].item];
             choice->answer = answers[i];
-            choice->filled = 0;
+            choice->filled = state->popular;
 
             card = ngx_commerce_recs_card(c, state, choice->id);
 
@@ -370,6 +370,10 @@ ngx_commerce_recs_answers(const ngx_commerce_similarity_t *table,
     if (state->kind == NGX_COMMERCE_RECS_TRENDING) {
         n = ngx_commerce_recommend_list(table, NGX_COMMERCE_LIST_TRENDING,
                                         state->category, query, answers);
+
+        /* nothing is on the rise: what the table calls popular is no growth */
+
+        state->popular = (n == 0);
 
         return n ? n : ngx_commerce_recommend_list(table,
                                               NGX_COMMERCE_LIST_POPULAR,

@@ -25,7 +25,7 @@ typedef struct {
     unsigned                         in_stock:1;
 } ngx_commerce_recs_card_t;
 
-/* "filled": the table had too few, and this is what the shop sells otherwise; it has no score. */
+/* "filled": the table had too few, and this is what sells otherwise; it has no score. */
 
 typedef struct {
     uint64_t                         id;
@@ -64,6 +64,7 @@ typedef struct ngx_commerce_recs_state_s {
     unsigned                         events_read:1;     /* and in "recent" */
     unsigned                         recent_asked:1;
     unsigned                         fallback:1;        /* asked for what fills the list up */
+    unsigned                         popular:1;         /* TRENDING, and nothing is */
     unsigned                         ticketed:1;
 } ngx_commerce_recs_state_t;
 

@@ -560,7 +560,7 @@ ngx_commerce_recs_similarity_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     if (rmcf->path.len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "%V: say where the tables are: "
-                           "\"%V %V path=/var/lib/nginx-commerce/tables;\"",
+                           "\"%V %V path=/var/lib/commerce;\"",
                            &cmd->name, &cmd->name, &value[1]);
         return NGX_CONF_ERROR;
     }

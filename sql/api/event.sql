@@ -127,7 +127,8 @@ LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     e  event.outbox;
 BEGIN
-    SELECT * INTO e FROM relay.unsent((SELECT array_agg(s.shard) FROM event.relay_shard s), 2000) o WHERE o.id = relay_bury.id;
+    SELECT * INTO e FROM relay.unsent((SELECT array_agg(s.shard) FROM event.relay_shard s), 2000) o
+     WHERE o.id = relay_bury.id AND o.created_at = relay_bury.created_at;
     IF FOUND THEN
         PERFORM domain.event_context(e.tenant_id, e.correlation_id, e.traceparent);
         PERFORM domain.event_bury('oversized', NULL, e.event_id::text,
