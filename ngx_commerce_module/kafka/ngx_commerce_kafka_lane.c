@@ -21,7 +21,8 @@ static void ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
     const PGresult *result);
 static ngx_uint_t ngx_commerce_kafka_lane_shard(const PGresult *result,
     int row);
-static void ngx_commerce_kafka_lane_apart(ngx_uint_t shard);
+static ngx_commerce_kafka_lane_t *ngx_commerce_kafka_lane_apart(
+    ngx_uint_t shard);
 static rd_kafka_resp_err_t ngx_commerce_kafka_lane_produce(
     ngx_commerce_kafka_lane_t *lane, const PGresult *result, int row);
 static void ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane);
@@ -263,7 +264,7 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
             ngx_commerce_kafka_relay_fatal();
 
         } else if (err != RD_KAFKA_RESP_ERR__QUEUE_FULL) {
-            ngx_commerce_kafka_lane_apart(
+            (void) ngx_commerce_kafka_lane_apart(
                                    ngx_commerce_kafka_lane_shard(result, row));
             ngx_commerce_kafka_relay_rebuild(rd_kafka_err2str(err));
         }
@@ -296,7 +297,6 @@ ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
     int                          row;
     ngx_uint_t                   i;
     ngx_uint_t                   found[NGX_COMMERCE_KAFKA_SHARDS];
-    ngx_commerce_kafka_lane_t   *own;
     ngx_commerce_kafka_relay_t  *relay;
 
     relay = &ngx_commerce_kafka_relay;
@@ -320,13 +320,9 @@ ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
             continue;
         }
 
-        own = &relay->lanes[i / NGX_COMMERCE_KAFKA_SHARE];
-        own->full = 1;
-        own->again = 1;
-
         /* at once; these marks first, when they are the common lane's */
 
-        own->not_before = ngx_current_msec;
+        ngx_commerce_kafka_lane_apart(i)->not_before = ngx_current_msec;
         lane->not_before = ngx_current_msec;
     }
 }
@@ -342,11 +338,12 @@ ngx_commerce_kafka_lane_shard(const PGresult *result, int row)
 
 
 /*
- * What fails may take its time to fail again, as records of a topic that is
- * not there do: the other lanes' shards do not wait for it.
+ * The shard's own lane works for it, not the common one: it has more than its
+ * share, or it failed, which may take its time each time, as with records of a
+ * topic that is not there, and the other lanes' shards do not wait for it.
  */
 
-static void
+static ngx_commerce_kafka_lane_t *
 ngx_commerce_kafka_lane_apart(ngx_uint_t shard)
 {
     ngx_commerce_kafka_lane_t  *own;
@@ -355,6 +352,8 @@ ngx_commerce_kafka_lane_apart(ngx_uint_t shard)
 
     own->full = 1;
     own->again = 1;
+
+    return own;
 }
 
 
@@ -561,7 +560,7 @@ ngx_commerce_kafka_lane_report(rd_kafka_event_t *event)
                               rd_kafka_err2str(message->err));
             }
 
-            ngx_commerce_kafka_lane_apart(lane->rows[row].shard);
+            (void) ngx_commerce_kafka_lane_apart(lane->rows[row].shard);
 
             (void) ngx_atomic_fetch_add(
                                   &ngx_commerce_kafka_shared->relay_failed, 1);
