@@ -155,8 +155,9 @@ def operations(contract):
 
 # ---- a picture of a tenant's data ----
 
-# Counts of what was tried, whether it was refused or not; and where housekeeping notes how far it has come.
-VOLATILE = {"shop.login_attempt", "shop.throttle", "shop.housekeeping", "shop.sealed_renewal"}
+# Counts of what was tried, whether it was refused or not; when a key was used, which the edge tells up to a minute later; and where housekeeping
+# notes how far it has come.
+VOLATILE = {"shop.api_key_use", "shop.login_attempt", "shop.throttle", "shop.housekeeping", "shop.sealed_renewal"}
 
 
 def tenant_tables(db):

@@ -29,7 +29,12 @@ def revoking(shop):
 
 @pytest.fixture
 def user(revoking):
-    return str(revoking.value("SELECT id::text FROM shop.app_user WHERE tenant_id = 1 AND email = %s", EMAIL))
+    """Whose tokens are good from now on: those that are signed here bear this second, the edge's own one after the last revocation."""
+    found = str(revoking.value("SELECT id::text FROM shop.app_user WHERE tenant_id = 1 AND email = %s", EMAIL))
+    wait_for(lambda: not revoking.value("SELECT count(*) FROM shop.revocation WHERE tenant_id = 1 AND id = %s AND "
+                                        "floor(extract(epoch FROM revoked_at)) >= floor(extract(epoch FROM clock_timestamp()))", found),
+             15, "the second of the last revocation is over")
+    return found
 
 
 def revoke(shop, **body):

@@ -16,6 +16,7 @@
 #define NGX_COMMERCE_REVOKE_RETRY_MIN  100
 #define NGX_COMMERCE_REVOKE_RETRY_MAX  5000
 #define NGX_COMMERCE_REVOKE_SKEW       60       /* seconds between PostgreSQL's clock and ours */
+#define NGX_COMMERCE_REVOKE_AHEAD      10       /* revocations of one user within a second */
 
 
 typedef struct {
@@ -183,10 +184,14 @@ ngx_commerce_auth_revoke_text(ngx_str_t *text, ngx_uint_t fresh)
     life = ngx_commerce_auth_revoke_life();
     until = item.at + life + NGX_COMMERCE_REVOKE_SKEW;
 
-    /* a clock that is ahead of ours must not refuse what we issue next */
+    /*
+     * Whoever logs in right after a revocation gets a token of the second
+     * after it, and the next revocation is of that second.  What is further
+     * ahead is another clock, which must not refuse what we issue next.
+     */
 
-    if (item.at > now + 1) {
-        item.at = now + 1;
+    if (item.at > now + NGX_COMMERCE_REVOKE_AHEAD) {
+        item.at = now + NGX_COMMERCE_REVOKE_AHEAD;
     }
 
     if (fresh && until < now + life) {
