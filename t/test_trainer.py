@@ -248,6 +248,19 @@ def test_popularity_is_the_floor(train, tmp_path):
     assert found["blend"]["ndcg@20"] > found["ridge"]["ndcg@20"]
 
 
+def test_a_handful_of_users_tunes_nothing(train, market, tmp_path):
+    few = [line for line in (market / "events.tsv").read_text().splitlines(keepends=True) if int(line.split("\t")[0]) < 40]
+    (tmp_path / "few.tsv").write_text("".join(few))
+    reports = {}
+    for name, options in ("tuned", ["--tune"]), ("plain", []):
+        done = train("fit", "--train", tmp_path / "few.tsv", "--items", market / "texts.tsv", "--generation", 1, "--json", *options,
+                     "--out", tmp_path / name)
+        assert ("not tuned: the last events name something new for" in done.stderr) == bool(options), done.stderr
+        reports[name] = json.loads(done.stdout)
+    assert reports["tuned"]["tuned"] is False and reports["tuned"]["metrics"] == reports["plain"]["metrics"]
+    assert (tmp_path / "tuned").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
 def test_a_run_is_resumed(train, market, tmp_path):
     options = ("fit", "--train", market / "events.tsv", "--tune", "--generation", 1, "--resume", tmp_path / "stage")
     train(*options, "--out", tmp_path / "whole.sim")

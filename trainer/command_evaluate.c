@@ -94,7 +94,7 @@ train_evaluate_main(int argc, char **argv)
     train_options_json(stdout, options);
     printf(",\"tuned\":%s,\"tried\":%u,\"users\":%u,\"items\":%u,"
            "\"events\":%lu,\"seconds\":%.1f}\n",
-           train_settings.no_tune ? "false" : "true", tuned.tried, data.users,
+           tuned.tried ? "true" : "false", tuned.tried, data.users,
            data.items, (unsigned long) data.nevents, train_seconds());
 
     return TRAIN_OK;

@@ -136,7 +136,10 @@ void train_evaluate_svd(const float *factors, uint32_t rank,
     const train_truth_t *truth, bool again, train_metrics_t *metrics);
 
 
-/* Chooses options on the last events of the data. Returns the metrics of what was chosen and of popularity. */
+/*
+ * Chooses options on the last events of the data. Returns the metrics of what was chosen and of popularity; with too few users to tell by,
+ * options and "tuned" stay as they are.
+ */
 
 typedef struct {
     train_metrics_t   chosen;

@@ -10,6 +10,7 @@
 #define TRAIN_PART      0.1             /* of a timed history that is predicted */
 #define TRAIN_RANDOM    0.2             /* of one without times */
 #define TRAIN_USERS     4000            /* who are predicted, at most */
+#define TRAIN_USERS_MIN 50              /* with fewer chance would choose */
 #define TRAIN_NEAREST   100             /* products in a ridge system while tuning */
 #define TRAIN_LOSS      0.01            /* of NDCG that diversity may cost */
 
@@ -63,9 +64,10 @@ train_tune(const train_data_t *data, train_options_t *options,
                 &search.truth);
     train_sample(&search.truth, TRAIN_USERS);
 
-    if (search.truth.users == 0) {
-        train_say("nothing to tune on: the last events name nothing new; the "
-                  "weights stay as they are");
+    if (search.truth.users < TRAIN_USERS_MIN) {
+        train_say("not tuned: the last events name something new for %u "
+                  "users, and below %u chance would choose; the weights stay "
+                  "as they are", search.truth.users, TRAIN_USERS_MIN);
         train_truth_free(&search.truth);
         train_parts_free(&search.parts);
         train_split_free(&split);
