@@ -170,6 +170,7 @@ ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
         lane->marking = lane->sent_n;
         lane->marked |= lane->shards;
         lane->shards = shards;
+        lane->generation = ngx_commerce_kafka_relay.generation;
         lane->again = 0;
         lane->not_before = ngx_current_msec + NGX_COMMERCE_KAFKA_PACE;
 
@@ -206,6 +207,7 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
         }
 
         lane->not_before = ngx_current_msec + 500;
+        lane->again = 1;
         return;
     }
 
@@ -222,12 +224,18 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
 
     rows = PQntuples(result);
 
-    /* the lease may have gone while the statement took its time; a worker that leaves takes nothing more on */
+    /*
+     * The lease may have gone while the statement took its time, and be here
+     * again: others may have sent these events, and later ones.  Every loss of
+     * a lease ends the producer.  A worker that leaves takes nothing more on.
+     */
 
     if (rows == 0 || relay->leaving || relay->producer.rk == NULL
+        || lane->generation != relay->generation
         || (ngx_msec_int_t) (ngx_current_msec - relay->lease_until) >= 0)
     {
         lane->shards = 0;
+        lane->again |= (rows != 0);
         ngx_commerce_kafka_lanes_run();
         return;
     }
@@ -259,6 +267,7 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
         /* the queue is full, or the producer is no more: those behind keep their place */
 
         lane->not_before = ngx_current_msec + 100;
+        lane->again = 1;
 
         if (err == RD_KAFKA_RESP_ERR__FATAL) {
             ngx_commerce_kafka_relay_fatal();

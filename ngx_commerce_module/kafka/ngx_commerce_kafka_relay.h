@@ -39,6 +39,7 @@ typedef struct {
     ngx_uint_t                       again;     /* there are more, or may be */
     ngx_uint_t                       full;      /* a shard of its own came back full, or failed: it is not left to the common lane */
     ngx_uint_t                       many;      /* events of a shard that the last claim asked for */
+    ngx_uint_t                       generation;    /* of the producer, then */
     ngx_uint_t                       error_n;
     uint32_t                         shards;    /* of the last claim */
     uint32_t                         marked;    /* of those before, until their marks are committed */
