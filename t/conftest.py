@@ -12,6 +12,7 @@ import tempfile
 import pytest
 
 import stack as stack_module
+import tables as tables_module
 
 HERE = pathlib.Path(__file__).parent
 # seconds until a test hangs, whatever the machine
@@ -149,3 +150,21 @@ def pytest_sessionfinish(session, exitstatus):
         if exitstatus and not faults:
             report["failed"] = 1
         pathlib.Path(path).write_text(json.dumps(report))
+
+
+@pytest.fixture(scope="module")
+def products(shop):
+    return tables_module.catalogue(shop)
+
+
+@pytest.fixture(scope="module")
+def tables(shop, products):
+    """Recommendations of this module: tables of these products."""
+    return tables_module.Tables(shop, products)
+
+
+@pytest.fixture(scope="module")
+def trained(tables):
+    if not tables.generation:
+        tables.publish()
+    return tables

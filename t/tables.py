@@ -5,8 +5,9 @@ import pathlib
 import random
 import subprocess
 import time
+import uuid
 
-from stack import ROOT, wait_for
+from stack import ROOT, TENANTS, wait_for
 
 TRAIN = ROOT / "objs" / "commerce-train"
 GROUPS = 6          # of products that the same customers buy
@@ -74,3 +75,32 @@ class Tables:
 def status(shop, tenant="demo"):
     with shop.edge(tenant=tenant) as edge:
         return edge.get("/api/v1/recommendations/status").json()
+
+
+# ---- what is asked of them ----
+
+def listed(client, path="/api/v1/recommendations", **params):
+    answer = client.get(path, params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+def ids(cards):
+    return [card["id"] for card in cards]
+
+
+def newcomer(shop, tenant="demo"):
+    """A customer who has done nothing yet."""
+    email = f"newcomer-{uuid.uuid4().hex[:12]}@example.com"
+    shop.rows("SELECT domain.user_put(%s::bigint, %s, '', 'Newcomer')", TENANTS[tenant], email)
+    return shop.user(email, tenant)
+
+
+def sold_by_acme(shop):
+    """Two products of the other shop, which has nothing at first."""
+    staff = shop.staff("acme")
+    while len(sold := ids(staff.get("/api/v1/products").json()["data"])) < 2:
+        made = staff.post("/api/v1/products", json={"name": f"Anvil {len(sold)}", "price": {"amount": 100, "currency": "EUR"},
+                                                    "stock": 5, "status": "active"})
+        assert made.status_code == 201, made.text
+    return sold

@@ -58,6 +58,19 @@ BEGIN
 END
 $$;
 
+-- {"adopted": bool}: what a guest looked at becomes that of the customer who asks. An erasure waits for it, or leaves nobody to adopt.
+CREATE OR REPLACE FUNCTION api.history_adopt(guest text DEFAULT NULL) RETURNS api.reply
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    PERFORM FROM shop.app_user u
+      WHERE u.tenant_id = domain.tenant_id() AND u.id = domain.principal() AND u.deleted_at IS NULL
+        FOR KEY SHARE;
+
+    RETURN (200, json_build_object('adopted', FOUND AND domain.history_adopt(domain.principal(), history_adopt.guest))::text,
+            NULL, NULL)::api.reply;
+END
+$$;
+
 -- {"cards": […]}: what the edge shows of these products; those not for sale are left out.
 CREATE OR REPLACE FUNCTION api.product_cards(ids jsonb) RETURNS api.reply
 LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$

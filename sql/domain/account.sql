@@ -47,6 +47,44 @@ END
 $$;
 
 
+-- What a guest looked at and thought of it is from now on the customer's, as the cart is: the last 1,000 interactions and as much feedback,
+-- of which another login at the same moment may take a part. Orders stay the guest's: whoever has a cart's token has not proven
+-- to have bought anything. The caller holds the customer's row. guest: as the module names a guest's cart. Returns whether there was any.
+CREATE OR REPLACE FUNCTION domain.history_adopt(person uuid, guest text) RETURNS boolean
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    tenant    bigint := domain.tenant_id();
+    visitor   text := nullif(history_adopt.guest, '');
+    seen      int;
+    told      int;
+BEGIN
+    IF visitor IS NULL THEN
+        RETURN false;
+    END IF;
+
+    UPDATE shop.interaction i
+       SET user_id = person, guest = NULL
+      FROM (SELECT x.id FROM shop.interaction x
+             WHERE x.tenant_id = tenant AND x.user_id IS NULL AND x.guest = visitor
+             ORDER BY x.id DESC LIMIT 1000
+               FOR UPDATE SKIP LOCKED) x
+     WHERE i.tenant_id = tenant AND i.id = x.id;
+    GET DIAGNOSTICS seen = ROW_COUNT;
+
+    UPDATE shop.recommendation_feedback f
+       SET user_id = person, guest = NULL
+      FROM (SELECT x.id FROM shop.recommendation_feedback x
+             WHERE x.tenant_id = tenant AND x.user_id IS NULL AND x.guest = visitor
+             ORDER BY x.id DESC LIMIT 1000
+               FOR UPDATE SKIP LOCKED) x
+     WHERE f.tenant_id = tenant AND f.id = x.id;
+    GET DIAGNOSTICS told = ROW_COUNT;
+
+    RETURN seen + told > 0;
+END
+$$;
+
+
 -- Makes an address the only default of its type.
 CREATE OR REPLACE FUNCTION domain.address_make_default(a shop.address) RETURNS shop.address
 LANGUAGE plpgsql AS $$
