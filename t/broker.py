@@ -72,6 +72,10 @@ class Broker:
         text = self.shop.run("--run", self.shop.folder, "dump", topic, script="scripts/kafka", check=False).stdout
         return [line.strip()[:300] for line in text.splitlines() if word in line or "error" in line.lower()]
 
+    def set(self, topic, value):
+        """A property of a topic, "key=value"."""
+        self.shop.run("--run", self.shop.folder, "set", self.brokers.split(":")[1], topic, value, script="scripts/kafka")
+
     def around(self, when):
         """Lines of the broker's log and of nginx's in the quarter of a minute before and after."""
         found = []

@@ -37,10 +37,10 @@ def drain(shop):
     wait_for(lambda: not feed(shop)["more"], 30, "nothing is left to be fed")
 
 
-def emit(db, n, aggregate="a", tenant=1, topic="user.interaction", type_="shop.user.interaction.v1"):
+def emit(db, n, aggregate="a", tenant=1, topic="user.interaction", type_="shop.user.interaction.v1", text=""):
     db.execute("SELECT set_config('commerce.tenant_id', %s, false)", (str(tenant),))
-    db.execute("SELECT domain.emit(%s, %s, 'test', %s, jsonb_build_object('user_id', NULL, 'metadata', jsonb_build_object('n', %s::int)))",
-               (topic, type_, aggregate, n))
+    db.execute("SELECT domain.emit(%s, %s, 'test', %s, jsonb_build_object('user_id', NULL, 'metadata', jsonb_build_object("
+               "'n', %s::int, 'text', %s::text)))", (topic, type_, aggregate, n, text))
 
 
 def as_owner(shop):

@@ -538,6 +538,39 @@ def test_a_topic_that_is_not_there_holds_up_its_own_shards_only(shop, kafka, con
             db.execute("UPDATE event.outbox SET sent_at = now() WHERE topic = 'nowhere'")
 
 
+def test_no_batch_is_larger_than_a_topic_takes(shop, kafka, consumer):
+    """A broker refuses one as a whole. The relay asks for the limit when it begins, and when it learns that one was lowered."""
+    connected(shop)
+    mark, letters = shop.log_size(), shop.value("SELECT coalesce(max(id), 0) FROM event.dead_letter")
+
+    def narrowed():
+        return re.findall(r"(\S+) \S+, its batch.size is (\d+)", shop.log_file().read_bytes()[mark:].decode())
+
+    def relayed(name, large=None):
+        with as_owner(shop) as db, db.transaction():
+            for n in range(400):
+                emit(db, n, aggregate=f"{name}-{n % 5}", text="x" * (60000 if n == large else 1000))
+        sent(shop)
+        return first_times(numbers(r for r in kafka.everything("user.interaction") if r["key"].startswith(f"1:{name}-")))
+
+    kafka.set("user.interaction", "max.message.bytes=20000")
+    try:
+        found = relayed("lowered")
+        assert {key: sorted(ns) for key, ns in found.items()} == {f"1:lowered-{i}": list(range(i, 400, 5)) for i in range(5)}
+        assert narrowed() == [("a", "500000"), ("is", "20000")]         # refused, then asked
+
+        shop.reload()
+        mark = shop.log_size()
+        wait_for(lambda: narrowed() == [("is", "20000")], 60, "the next relay has asked")
+        assert relayed("known", large=42) == {f"1:known-{i}": [n for n in range(i, 400, 5) if n != 42] for i in range(5)}
+        assert narrowed() == [("is", "20000")]
+        assert shop.rows("SELECT reason, length(payload) > 50000 AS large FROM event.dead_letter WHERE id > %s", letters) == [
+            {"reason": "oversized", "large": True}]
+        consumed(shop, 799)
+    finally:
+        kafka.set("user.interaction", "max.message.bytes=1000000")
+
+
 def test_a_topic_that_cannot_be_made_is_asked_for_again(shop, kafka):
     """A broker that is not up yet refuses as one does that never will: the relay does not stop at the first no."""
     def asked():

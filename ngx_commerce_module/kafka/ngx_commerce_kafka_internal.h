@@ -149,6 +149,14 @@ void ngx_commerce_kafka_topics_init(ngx_cycle_t *cycle,
 ngx_int_t ngx_commerce_kafka_topics_create(ngx_commerce_kafka_client_t *client);
 ngx_int_t ngx_commerce_kafka_topics_created(rd_kafka_event_t *event);
 
+/* Asks how large a batch may be; the result comes as an event.  NGX_AGAIN: SQL did not tell the topics yet. */
+ngx_int_t ngx_commerce_kafka_topics_describe(
+    ngx_commerce_kafka_client_t *client);
+
+/* The smallest max.message.bytes, 0 when no broker says.  NGX_AGAIN: they did not answer. */
+ngx_int_t ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
+    ngx_uint_t *limit);
+
 
 /* consumer */
 

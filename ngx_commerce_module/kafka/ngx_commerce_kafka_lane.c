@@ -46,7 +46,7 @@ ngx_commerce_kafka_lanes_run(void)
 
     relay = &ngx_commerce_kafka_relay;
 
-    if (!relay->owner || relay->leaving || relay->producer.rk == NULL) {
+    if (!relay->owner || relay->leaving || !relay->ready) {
         return;
     }
 
@@ -270,12 +270,12 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
         lane->again = 1;
 
         if (err == RD_KAFKA_RESP_ERR__FATAL) {
-            ngx_commerce_kafka_relay_fatal();
+            ngx_commerce_kafka_producer_fatal();
 
         } else if (err != RD_KAFKA_RESP_ERR__QUEUE_FULL) {
             (void) ngx_commerce_kafka_lane_apart(
                                    ngx_commerce_kafka_lane_shard(result, row));
-            ngx_commerce_kafka_relay_rebuild(rd_kafka_err2str(err));
+            ngx_commerce_kafka_producer_rebuild(rd_kafka_err2str(err));
         }
 
         break;
@@ -550,6 +550,11 @@ ngx_commerce_kafka_lane_report(rd_kafka_event_t *event)
             relay->rebuilds = 0;
             (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relayed,
                                         1);
+
+        } else if (message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
+                   && ngx_commerce_kafka_producer_narrow(message) == NGX_OK)
+        {
+            lane->failed++;
 
         } else if (message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
                    || message->err == RD_KAFKA_RESP_ERR_INVALID_RECORD)

@@ -16,17 +16,14 @@
 
 #define NGX_COMMERCE_KAFKA_POLLS    4           /* after so many the lanes look without being told */
 #define NGX_COMMERCE_KAFKA_DRAIN    3000        /* ms that a worker which leaves waits for the brokers */
-#define NGX_COMMERCE_KAFKA_TOPICS_PAUSE  60000  /* between two attempts to make what cannot be made */
 #define NGX_COMMERCE_KAFKA_GOODBYE  1000        /* and for PostgreSQL, when the brokers did not answer */
 
 
 static void ngx_commerce_kafka_relay_committed(void);
 static void ngx_commerce_kafka_relay_woken(ngx_commerce_watch_t *w);
-static void ngx_commerce_kafka_relay_again(void);
 static void ngx_commerce_kafka_relay_closing(ngx_commerce_watch_t *w);
 static void ngx_commerce_kafka_relay_tick(ngx_event_t *ev);
 static ngx_uint_t ngx_commerce_kafka_relay_own(void);
-static ngx_uint_t ngx_commerce_kafka_relay_producer(void);
 static void ngx_commerce_kafka_relay_leave(void);
 static void ngx_commerce_kafka_relay_goodbye(void);
 static void ngx_commerce_kafka_relay_left(ngx_commerce_pg_op_t *op,
@@ -35,28 +32,6 @@ static void ngx_commerce_kafka_relay_done(void);
 static void ngx_commerce_kafka_relay_lease(void);
 static void ngx_commerce_kafka_relay_leased(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
-static void ngx_commerce_kafka_relay_event(
-    ngx_commerce_kafka_client_t *client, rd_kafka_event_t *event);
-
-
-static const ngx_commerce_kafka_property_t
-    ngx_commerce_kafka_relay_properties[] = {
-
-    { "client.id", "nginx-commerce-relay" },
-    { "enable.idempotence", "true" },
-    { "acks", "all" },
-    { "linger.ms", "2" },
-    { "queue.buffering.max.messages", "20000" },
-    { "queue.buffering.max.kbytes", "65536" },
-    /* for ever: one that timed out alone would be overtaken by those behind it; the relay takes all back or none */
-    { "message.timeout.ms", "0" },
-    { "reconnect.backoff.max.ms", "2000" },
-    { "topic.metadata.propagation.max.ms", "10000" },
-    { "socket.nagle.disable", "true" },
-    { "statistics.interval.ms", "1000" },
-    { "log.queue", "true" },
-    { NULL, NULL }
-};
 
 
 ngx_commerce_kafka_relay_t  ngx_commerce_kafka_relay;
@@ -89,7 +64,7 @@ ngx_commerce_kafka_relay_init(ngx_cycle_t *cycle)
     relay->topics_wait = 1000;
 
     relay->producer.what = "relay";
-    relay->producer.handler = ngx_commerce_kafka_relay_event;
+    relay->producer.handler = ngx_commerce_kafka_producer_event;
     relay->producer.fd = -1;
 
     relay->wake.readable = ngx_commerce_kafka_relay_woken;
@@ -146,9 +121,7 @@ ngx_commerce_kafka_relay_woken(ngx_commerce_watch_t *w)
 }
 
 
-/* There may be events, of any shard. */
-
-static void
+void
 ngx_commerce_kafka_relay_again(void)
 {
     ngx_uint_t  i;
@@ -227,11 +200,11 @@ ngx_commerce_kafka_relay_tick(ngx_event_t *ev)
     {
         relay->held = 0;
         ngx_commerce_kafka_shared->shards = 0;
-        ngx_commerce_kafka_relay_rebuild("its leases are over");
+        ngx_commerce_kafka_producer_rebuild("its leases are over");
         return;
     }
 
-    if (!ngx_commerce_kafka_relay_producer()) {
+    if (!ngx_commerce_kafka_producer_ready()) {
         return;
     }
 
@@ -269,7 +242,7 @@ ngx_commerce_kafka_relay_own(void)
         relay->owner = 0;
         relay->held = 0;
         (void) ngx_commerce_watch_set(&relay->wake, 0, 0);
-        ngx_commerce_kafka_relay_rebuild("another worker relays");
+        ngx_commerce_kafka_producer_rebuild("another worker relays");
         return 0;
     }
 
@@ -295,98 +268,6 @@ ngx_commerce_kafka_relay_own(void)
     (void) ngx_commerce_watch_set(&relay->wake, 1, 0);
 
     return 1;
-}
-
-
-static ngx_uint_t
-ngx_commerce_kafka_relay_producer(void)
-{
-    ngx_commerce_kafka_relay_t  *relay;
-
-    relay = &ngx_commerce_kafka_relay;
-
-    if (relay->producer.rk == NULL) {
-
-        if ((ngx_msec_int_t) (ngx_current_msec - relay->rebuild_at) < 0) {
-            return 0;
-        }
-
-        if (ngx_commerce_kafka_client_open(&relay->producer,
-                                           RD_KAFKA_PRODUCER, NULL,
-                                           ngx_commerce_kafka_relay_properties)
-            != NGX_OK)
-        {
-            relay->rebuild_at = ngx_current_msec + NGX_COMMERCE_KAFKA_BACKOFF;
-            return 0;
-        }
-
-        relay->generation++;
-    }
-
-    if (ngx_commerce_kafka_conf->topics && relay->topics == 0
-        && (ngx_msec_int_t) (ngx_current_msec - relay->topics_at) >= 0)
-    {
-        relay->topics_at = ngx_current_msec
-                           + (ngx_commerce_kafka_topics_create(&relay->producer)
-                              == NGX_OK ? 20000 : 100);
-    }
-
-    return 1;
-}
-
-
-void
-ngx_commerce_kafka_relay_rebuild(const char *why)
-{
-    ngx_msec_t                   pause;
-    ngx_uint_t                   i;
-    ngx_commerce_kafka_lane_t   *lane;
-    ngx_commerce_kafka_relay_t  *relay;
-
-    relay = &ngx_commerce_kafka_relay;
-
-    ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                  "Kafka's relay begins with a new producer: %s", why);
-
-    ngx_commerce_kafka_client_close(&relay->producer);
-
-    (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relay_rebuilt, 1);
-
-    for (i = 0; i < NGX_COMMERCE_KAFKA_LANES; i++) {
-        lane = &relay->lanes[i];
-
-        if (lane->state == NGX_COMMERCE_KAFKA_SENDING) {
-            (void) ngx_atomic_fetch_add(
-                                     &ngx_commerce_kafka_shared->relay_failed,
-                                     lane->count - lane->answered);
-            lane->state = NGX_COMMERCE_KAFKA_IDLE;
-        }
-    }
-
-    ngx_commerce_kafka_relay_again();
-
-    pause = ngx_min(100 << ngx_min(relay->rebuilds, 6),
-                    NGX_COMMERCE_KAFKA_BACKOFF);
-
-    relay->rebuilds++;
-    relay->generation++;
-    relay->rebuild_at = ngx_current_msec + pause;
-}
-
-
-/* It is told twice, as an event and by the next record that is refused, whichever comes first. */
-
-void
-ngx_commerce_kafka_relay_fatal(void)
-{
-    char  text[256];
-
-    text[0] = '\0';
-
-    (void) rd_kafka_fatal_error(ngx_commerce_kafka_relay.producer.rk, text,
-                                sizeof(text));
-
-    ngx_commerce_kafka_relay_rebuild(text);
 }
 
 
@@ -597,7 +478,7 @@ ngx_commerce_kafka_relay_leased(ngx_commerce_pg_op_t *op,
                      PQgetlength(result, 0, 1));
 
     if (relay->held & ~shards) {
-        ngx_commerce_kafka_relay_rebuild("another node has taken its shards");
+        ngx_commerce_kafka_producer_rebuild("another node has taken its shards");
     }
 
     relay->held = shards;
@@ -616,50 +497,4 @@ ngx_commerce_kafka_relay_leased(ngx_commerce_pg_op_t *op,
     ngx_commerce_kafka_shared->shards = n;
 
     ngx_commerce_kafka_lanes_run();
-}
-
-
-static void
-ngx_commerce_kafka_relay_event(ngx_commerce_kafka_client_t *client,
-    rd_kafka_event_t *event)
-{
-    rd_kafka_resp_err_t  err;
-
-    switch (rd_kafka_event_type(event)) {
-
-    case RD_KAFKA_EVENT_DR:
-        ngx_commerce_kafka_lane_report(event);
-        break;
-
-    case RD_KAFKA_EVENT_CREATETOPICS_RESULT:
-        if (ngx_commerce_kafka_topics_created(event) == NGX_OK) {
-            ngx_commerce_kafka_relay.topics = 1;
-
-        } else {
-            ngx_commerce_kafka_relay.topics_at = ngx_current_msec
-                                       + ngx_commerce_kafka_relay.topics_wait;
-            ngx_commerce_kafka_relay.topics_wait =
-                               ngx_min(2 * ngx_commerce_kafka_relay.topics_wait,
-                                       NGX_COMMERCE_KAFKA_TOPICS_PAUSE);
-        }
-        break;
-
-    case RD_KAFKA_EVENT_ERROR:
-        err = rd_kafka_event_error(event);
-
-        if (err == RD_KAFKA_RESP_ERR__FATAL) {
-            rd_kafka_event_destroy(event);
-            ngx_commerce_kafka_relay_fatal();
-            return;
-        }
-
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0, "Kafka's relay: %s",
-                      rd_kafka_event_error_string(event));
-        break;
-
-    default:
-        break;
-    }
-
-    rd_kafka_event_destroy(event);
 }

@@ -1,5 +1,6 @@
 /*
- * The relay, in two files: who relays what (relay), and the batches (lane).
+ * The relay, in three files: who relays what (relay), the batches (lane), and
+ * what sends them (producer).
  */
 
 #ifndef NGX_COMMERCE_KAFKA_RELAY_H
@@ -61,6 +62,10 @@ typedef struct {
     ngx_uint_t                   generation;    /* of the producer: reports of an earlier one are not heard */
     ngx_msec_t                   rebuild_at;
     ngx_uint_t                   rebuilds;      /* in a row */
+    ngx_uint_t                   batch_size;    /* bytes of a broker's request that are taken; 0: as configured */
+    ngx_uint_t                   narrow;        /* one was refused as too large */
+    ngx_uint_t                   limits;        /* of topics are asked for; below, known */
+    ngx_uint_t                   ready;         /* the producer makes batches that the topics take, as far as anybody says */
     ngx_uint_t                   topics;        /* they are there */
     ngx_uint_t                   turn;          /* polls since the lanes looked without being told */
     ngx_msec_t                   topics_at;
@@ -80,11 +85,30 @@ extern ngx_commerce_kafka_relay_t  ngx_commerce_kafka_relay;
 
 /* relay */
 
-/* Nothing that was produced and not acknowledged counts: it is claimed again, in order. */
-void ngx_commerce_kafka_relay_rebuild(const char *why);
+/* There may be events, of any shard. */
+void ngx_commerce_kafka_relay_again(void);
 
-/* the same, when librdkafka has given the producer up: with its reason */
-void ngx_commerce_kafka_relay_fatal(void);
+
+/* producer */
+
+/* Makes it, and its topics, when that is due.  False: there is none now. */
+ngx_uint_t ngx_commerce_kafka_producer_ready(void);
+
+void ngx_commerce_kafka_producer_event(ngx_commerce_kafka_client_t *client,
+    rd_kafka_event_t *event);
+
+/* Nothing that was produced and not acknowledged counts: it is claimed again, in order. */
+void ngx_commerce_kafka_producer_rebuild(const char *why);
+
+/* The same, when librdkafka has given the producer up: with its reason */
+void ngx_commerce_kafka_producer_fatal(void);
+
+/*
+ * A broker refused a batch as too large, with this record in it.  NGX_OK: the
+ * next producer makes smaller ones, and it is sent again; NGX_DECLINED: it was
+ * alone.
+ */
+ngx_int_t ngx_commerce_kafka_producer_narrow(const rd_kafka_message_t *message);
 
 
 /* lane */

@@ -1,6 +1,6 @@
 /*
  * Which topics there are: api/asyncapi.yaml as SQL knows it.  The relay makes
- * those that the brokers do not have yet.
+ * those that the brokers do not have yet, and asks how large a batch may be.
  */
 
 #include "ngx_commerce_kafka_internal.h"
@@ -13,6 +13,10 @@
 static void ngx_commerce_kafka_topics_ask(ngx_event_t *ev);
 static void ngx_commerce_kafka_topics_answer(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
+static rd_kafka_AdminOptions_t *ngx_commerce_kafka_topics_options(
+    ngx_commerce_kafka_client_t *client, rd_kafka_admin_op_t op);
+static ngx_uint_t ngx_commerce_kafka_topics_limit(
+    const rd_kafka_ConfigResource_t *topic);
 
 
 static struct {
@@ -144,24 +148,39 @@ ngx_commerce_kafka_topics_create(ngx_commerce_kafka_client_t *client)
         }
     }
 
-    options = rd_kafka_AdminOptions_new(client->rk,
-                                        RD_KAFKA_ADMIN_OP_CREATETOPICS);
-    if (options) {
-        (void) rd_kafka_AdminOptions_set_request_timeout(options,
-                                  NGX_COMMERCE_KAFKA_TOPICS_WAIT, error,
-                                  sizeof(error));
+    options = ngx_commerce_kafka_topics_options(client,
+                                              RD_KAFKA_ADMIN_OP_CREATETOPICS);
 
-        if (n) {
-            rd_kafka_CreateTopics(client->rk, topics, n, options,
-                                  client->queue);
-        }
-
-        rd_kafka_AdminOptions_destroy(options);
+    if (options && n) {
+        rd_kafka_CreateTopics(client->rk, topics, n, options, client->queue);
     }
 
     rd_kafka_NewTopic_destroy_array(topics, n);
 
+    if (options) {
+        rd_kafka_AdminOptions_destroy(options);
+    }
+
     return NGX_OK;
+}
+
+
+static rd_kafka_AdminOptions_t *
+ngx_commerce_kafka_topics_options(ngx_commerce_kafka_client_t *client,
+    rd_kafka_admin_op_t op)
+{
+    char                      error[256];
+    rd_kafka_AdminOptions_t  *options;
+
+    options = rd_kafka_AdminOptions_new(client->rk, op);
+
+    if (options) {
+        (void) rd_kafka_AdminOptions_set_request_timeout(options,
+                                  NGX_COMMERCE_KAFKA_TOPICS_WAIT, error,
+                                  sizeof(error));
+    }
+
+    return options;
 }
 
 
@@ -211,4 +230,112 @@ ngx_commerce_kafka_topics_created(rd_kafka_event_t *event)
                   "asked again", failed, name, rd_kafka_err2str(why));
 
     return NGX_AGAIN;
+}
+
+
+ngx_int_t
+ngx_commerce_kafka_topics_describe(ngx_commerce_kafka_client_t *client)
+{
+    ngx_uint_t                  i, n;
+    rd_kafka_AdminOptions_t    *options;
+    rd_kafka_ConfigResource_t  *topics[NGX_COMMERCE_KAFKA_TOPICS];
+
+    n = ngx_commerce_kafka_known.n;
+
+    if (n == 0) {
+        return NGX_AGAIN;
+    }
+
+    options = ngx_commerce_kafka_topics_options(client,
+                                           RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
+    if (options == NULL) {
+        return NGX_AGAIN;
+    }
+
+    for (i = 0; i < n; i++) {
+        topics[i] = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC,
+                       (char *) ngx_commerce_kafka_known.topics[i].name.data);
+    }
+
+    rd_kafka_DescribeConfigs(client->rk, topics, n, options, client->queue);
+
+    rd_kafka_ConfigResource_destroy_array(topics, n);
+    rd_kafka_AdminOptions_destroy(options);
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
+    ngx_uint_t *limit)
+{
+    size_t                                    i, n;
+    ngx_uint_t                                one;
+    const rd_kafka_ConfigResource_t         **topics;
+    const rd_kafka_DescribeConfigs_result_t  *result;
+
+    *limit = 0;
+
+    switch (rd_kafka_event_error(event)) {
+
+    case RD_KAFKA_RESP_ERR_NO_ERROR:
+        break;
+
+    case RD_KAFKA_RESP_ERR__TIMED_OUT:
+    case RD_KAFKA_RESP_ERR__TRANSPORT:
+    case RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT:
+        return NGX_AGAIN;
+
+    default:
+        return NGX_OK;
+    }
+
+    result = rd_kafka_event_DescribeConfigs_result(event);
+    topics = rd_kafka_DescribeConfigs_result_resources(result, &n);
+
+    for (i = 0; i < n; i++) {
+        one = ngx_commerce_kafka_topics_limit(topics[i]);
+
+        if (one && (*limit == 0 || one < *limit)) {
+            *limit = one;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+/* max.message.bytes; 0: the broker does not say, for want of rights or of the topic. */
+
+static ngx_uint_t
+ngx_commerce_kafka_topics_limit(const rd_kafka_ConfigResource_t *topic)
+{
+    size_t                          i, n;
+    ngx_int_t                       limit;
+    const char                     *value;
+    const rd_kafka_ConfigEntry_t  **entries;
+
+    if (rd_kafka_ConfigResource_error(topic) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        return 0;
+    }
+
+    entries = rd_kafka_ConfigResource_configs(topic, &n);
+
+    for (i = 0; i < n; i++) {
+
+        if (ngx_strcmp(rd_kafka_ConfigEntry_name(entries[i]),
+                       "max.message.bytes")
+            != 0)
+        {
+            continue;
+        }
+
+        value = rd_kafka_ConfigEntry_value(entries[i]);
+        limit = value ? ngx_atoi((u_char *) value, ngx_strlen(value)) : 0;
+
+        return ngx_max(limit, 0);
+    }
+
+    return 0;
 }
