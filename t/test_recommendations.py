@@ -183,6 +183,19 @@ def test_what_is_sold_out_is_not_recommended(shop, trained, products, staff):
     wait_for(lambda: first["id"] in ids(listed(customer)), 5, "it is back")
 
 
+def test_nothing_is_like_a_product_that_is_gone(shop, trained, products, staff):
+    """The table still has it; what is not for sale has no page that could show others."""
+    path = f"/api/v1/products/{products[7]['id']}"
+    with shop.edge() as edge:
+        before = ids(listed(edge, path + "/similar"))
+        for status_, code in ("draft", 404), ("active", 200):
+            answer = staff.patch(path, json={"status": status_}, headers={"If-Match": "*"})
+            assert answer.status_code == 200, answer.text
+            wait_for(lambda code=code: edge.get(path + "/similar").status_code == code, 10, f"its neighbours are a {code}")
+            assert edge.get(path).status_code == code
+        assert ids(listed(edge, path + "/similar")) == before
+
+
 def sold_out(shop, card, quantity):
     """As the back office would, through SQL: the stock, the reading side, the notice."""
     with shop.db() as db, db.transaction():
@@ -500,8 +513,9 @@ def test_the_timers_of_systemd(shop, tmp_path):
     assert (said.returncode, own) == (0, []), said.stdout + said.stderr
 
     command = re.search(r"^ExecStart=(.*)$", (tmp_path / "commerce-train@.service").read_text(), re.M)[1]
-    for instance, more, answer in ("queued", [], "no shop to train for"), ("tune", ["--tenant", "nobody"], "no shop to train for"):
+    for instance, more, code, answer in (("queued", [], 0, "no shop to train for"), ("queued", ["--tenant", "nobody"], 0, "no shop"),
+                                         ("tune", ["--tenant", "nobody"], 1, "nobody: there is no such shop")):
         words = command.replace("%i", instance).replace("/var/lib/commerce", str(shop.folder / "tables")).split()
         done = subprocess.run([*words, *more], capture_output=True, text=True,
                               env={**os.environ, "COMMERCE_RUN": str(shop.folder)})
-        assert done.returncode == 0 and answer in done.stdout, done.stdout + done.stderr
+        assert done.returncode == code and answer in done.stdout + done.stderr, done.stdout + done.stderr

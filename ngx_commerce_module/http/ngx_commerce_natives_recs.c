@@ -246,7 +246,11 @@ ngx_commerce_recs_choose(ngx_commerce_request_t *c,
 }
 
 
-/* Between enter() and leave(): up to "limit" that are on sale.  "missing": there are others whose cards are not known. */
+/*
+ * Between enter() and leave(): up to "limit" that are on sale.  "missing":
+ * there are others whose cards are not known.  None when the product that they
+ * are to be like is gone: then what fills lists up says so.
+ */
 
 static ngx_int_t
 ngx_commerce_recs_choices(ngx_commerce_request_t *c,
@@ -263,6 +267,20 @@ ngx_commerce_recs_choices(ngx_commerce_request_t *c,
 
     limit = ngx_min(state->limit + NGX_COMMERCE_RECS_SPARE,
                     NGX_COMMERCE_RECOMMEND_LIMIT);
+
+    if (state->kind == NGX_COMMERCE_RECS_SIMILAR) {
+        card = ngx_commerce_recs_card(c, state, state->product);
+
+        if (card == NULL) {
+            return NGX_ERROR;
+        }
+
+        if (card->asked) {
+            return NGX_OK;
+        }
+
+        *missing = (card->text.data == NULL);
+    }
 
     /* once more without what turned out not to be on sale */
 
