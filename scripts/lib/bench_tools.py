@@ -193,6 +193,11 @@ class Cpu:
 FAILED = {'ours': 0, 'limit': 0}
 
 
+def complaints(many=5):
+    with open(os.path.join(RUN, 'logs/error.log'), encoding='utf-8', errors='replace') as log:
+        return [line.rstrip() for line in log if '[warn]' in line or '[error]' in line or '[crit]' in line or '[alert]' in line][-many:]
+
+
 def wrk(stack, script, seconds, port=PORT, path='/', headers=(), connections=CONNECTIONS):
     """Closed loop; returns requests a second and the count."""
     command = ['wrk', '-t', '1', '-c', str(connections), '-d', f'{seconds}s']
@@ -203,7 +208,9 @@ def wrk(stack, script, seconds, port=PORT, path='/', headers=(), connections=CON
     out = run(*command, f'http://127.0.0.1:{port}{path}')
     errors = re.search(r'Non-2xx or 3xx responses: (\d+)', out)
     if errors and int(errors[1]) > 0:
-        say(f'  ! {errors[1]} answers were not 2xx')
+        say(f'  ! {errors[1]} answers were not 2xx; the last lines of error.log:')
+        for line in complaints():
+            say(f'    {line}')
         FAILED['ours'] += int(errors[1])
     return float(re.search(r'Requests/sec:\s+([\d.]+)', out)[1]), int(re.search(r'(\d+) requests in', out)[1])
 
