@@ -46,14 +46,16 @@ ngx_commerce_kafka_lanes_run(void)
 
     relay = &ngx_commerce_kafka_relay;
 
-    if (!relay->owner || relay->leaving || !relay->ready) {
+    if (!relay->owner || relay->leaving) {
         return;
     }
 
     for (i = 0; i < NGX_COMMERCE_KAFKA_LANES; i++) {
         lane = &relay->lanes[i];
 
-        shards = ngx_commerce_kafka_lane_shards(lane);
+        /* marks do not wait for the brokers */
+
+        shards = relay->ready ? ngx_commerce_kafka_lane_shards(lane) : 0;
 
         if (lane->state != NGX_COMMERCE_KAFKA_IDLE
             || !(lane->sent_n || (lane->again && shards)))
@@ -171,7 +173,7 @@ ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
         lane->marked |= lane->shards;
         lane->shards = shards;
         lane->generation = ngx_commerce_kafka_relay.generation;
-        lane->again = 0;
+        lane->again &= (shards == 0);
         lane->not_before = ngx_current_msec + NGX_COMMERCE_KAFKA_PACE;
 
     } else {

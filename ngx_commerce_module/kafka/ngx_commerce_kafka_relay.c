@@ -204,13 +204,11 @@ ngx_commerce_kafka_relay_tick(ngx_event_t *ev)
         return;
     }
 
-    if (!ngx_commerce_kafka_producer_ready()) {
-        return;
-    }
-
     /* events that other nodes wrote: nobody tells of these */
 
-    if (++relay->turn >= NGX_COMMERCE_KAFKA_POLLS) {
+    if (ngx_commerce_kafka_producer_ready()
+        && ++relay->turn >= NGX_COMMERCE_KAFKA_POLLS)
+    {
         relay->turn = 0;
         ngx_commerce_kafka_relay_again();
     }
