@@ -509,7 +509,8 @@ def test_a_fatal_error_is_the_end_of_the_producer_only(shop, kafka, consumer, di
 
 
 def test_a_topic_that_is_not_there_holds_up_its_own_shards_only(shop, kafka, consumer):
-    """What is sent to it fails after ten seconds, again and again. Others go meanwhile, each when the one before is marked as sent."""
+    """What is sent to it fails after ten seconds, again and again. Others go meanwhile, each when the one before is marked as sent,
+    from the first of these seconds on."""
     connected(shop)
     mark = shop.log_size()
     shop.expect_log(r"a record for topic \"nowhere\" failed")
@@ -525,14 +526,13 @@ def test_a_topic_that_is_not_there_holds_up_its_own_shards_only(shop, kafka, con
     try:
         with as_owner(shop) as db:
             emit(db, 0, aggregate="lost", topic="nowhere")
-            wait_for(failures, 60, "nobody has that topic")
-            passed, before = 0, failures()
-            while failures() < before + 2:
+            passed = [0, 0, 0]
+            while (failed := failures()) < len(passed):
                 emit(db, 0, aggregate=other)
                 wait_for(lambda: not unsent("user.interaction"), 60, "it is sent")
-                passed += 1
+                passed[failed] += 1
         assert unsent("nowhere") == 1
-        assert passed > 10
+        assert min(passed) > 3, passed
     finally:
         with shop.db() as db:
             db.execute("UPDATE event.outbox SET sent_at = now() WHERE topic = 'nowhere'")

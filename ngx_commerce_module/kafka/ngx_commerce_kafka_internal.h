@@ -136,6 +136,7 @@ void ngx_commerce_kafka_relay_status(ngx_commerce_kafka_status_t *status);
 typedef struct {
     ngx_str_t   name;                           /* terminated */
     ngx_uint_t  consumed;
+    ngx_uint_t  missing;                        /* the brokers said so when they were asked last */
 } ngx_commerce_kafka_topic_t;
 
 /* Asks SQL for the contract's topics; the handler runs when they are known, again and again asked until then. */
@@ -156,6 +157,9 @@ ngx_int_t ngx_commerce_kafka_topics_describe(
 /* The smallest max.message.bytes, 0 when no broker says.  NGX_AGAIN: they did not answer. */
 ngx_int_t ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
     ngx_uint_t *limit);
+
+/* Whether it is the contract's, and nobody has said that it is missing. */
+ngx_uint_t ngx_commerce_kafka_topics_has(const char *name);
 
 
 /* consumer */

@@ -23,6 +23,9 @@ static ngx_uint_t ngx_commerce_kafka_lane_shard(const PGresult *result,
     int row);
 static ngx_commerce_kafka_lane_t *ngx_commerce_kafka_lane_apart(
     ngx_uint_t shard);
+static ngx_uint_t ngx_commerce_kafka_lane_left(
+    ngx_commerce_kafka_lane_t *lane, const PGresult *result, int row,
+    uint32_t *left);
 static rd_kafka_resp_err_t ngx_commerce_kafka_lane_produce(
     ngx_commerce_kafka_lane_t *lane, const PGresult *result, int row);
 static void ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane);
@@ -189,6 +192,7 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result)
 {
     int                          row, rows;
+    uint32_t                     left;
     rd_kafka_resp_err_t          err;
     ngx_commerce_kafka_lane_t   *lane;
     ngx_commerce_kafka_relay_t  *relay;
@@ -248,9 +252,14 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     lane->answered = 0;
     lane->failed = 0;
     lane->state = NGX_COMMERCE_KAFKA_SENDING;
+    left = 0;
 
     for (row = 0; row < rows && lane->count < NGX_COMMERCE_KAFKA_BATCH; row++)
     {
+        if (ngx_commerce_kafka_lane_left(lane, result, row, &left)) {
+            continue;
+        }
+
         err = ngx_commerce_kafka_lane_produce(lane, result, row);
 
         if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -365,6 +374,34 @@ ngx_commerce_kafka_lane_apart(ngx_uint_t shard)
     own->again = 1;
 
     return own;
+}
+
+
+/*
+ * librdkafka waits ten seconds for a topic that is not there: what is for one,
+ * and what is behind it in its shard, the common lane leaves to the shard's own.
+ */
+
+static ngx_uint_t
+ngx_commerce_kafka_lane_left(ngx_commerce_kafka_lane_t *lane,
+    const PGresult *result, int row, uint32_t *left)
+{
+    ngx_uint_t  shard;
+
+    if (lane->number != NGX_COMMERCE_KAFKA_COMMON) {
+        return 0;
+    }
+
+    shard = ngx_commerce_kafka_lane_shard(result, row);
+
+    if (!(*left & (1u << shard))
+        && !ngx_commerce_kafka_topics_has(PQgetvalue(result, row, 2)))
+    {
+        (void) ngx_commerce_kafka_lane_apart(shard);
+        *left |= 1u << shard;
+    }
+
+    return (*left >> shard) & 1;
 }
 
 

@@ -15,6 +15,8 @@ static void ngx_commerce_kafka_topics_answer(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
 static rd_kafka_AdminOptions_t *ngx_commerce_kafka_topics_options(
     ngx_commerce_kafka_client_t *client, rd_kafka_admin_op_t op);
+static ngx_commerce_kafka_topic_t *ngx_commerce_kafka_topics_find(
+    const char *name);
 static ngx_uint_t ngx_commerce_kafka_topics_limit(
     const rd_kafka_ConfigResource_t *topic);
 
@@ -272,6 +274,7 @@ ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
 {
     size_t                                    i, n;
     ngx_uint_t                                one;
+    ngx_commerce_kafka_topic_t               *topic;
     const rd_kafka_ConfigResource_t         **topics;
     const rd_kafka_DescribeConfigs_result_t  *result;
 
@@ -295,6 +298,13 @@ ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
     topics = rd_kafka_DescribeConfigs_result_resources(result, &n);
 
     for (i = 0; i < n; i++) {
+        topic = ngx_commerce_kafka_topics_find(
+                                     rd_kafka_ConfigResource_name(topics[i]));
+        if (topic) {
+            topic->missing = rd_kafka_ConfigResource_error(topics[i])
+                             == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+        }
+
         one = ngx_commerce_kafka_topics_limit(topics[i]);
 
         if (one && (*limit == 0 || one < *limit)) {
@@ -303,6 +313,34 @@ ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
     }
 
     return NGX_OK;
+}
+
+
+ngx_uint_t
+ngx_commerce_kafka_topics_has(const char *name)
+{
+    ngx_commerce_kafka_topic_t  *topic;
+
+    topic = ngx_commerce_kafka_topics_find(name);
+
+    return topic && !topic->missing;
+}
+
+
+static ngx_commerce_kafka_topic_t *
+ngx_commerce_kafka_topics_find(const char *name)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < ngx_commerce_kafka_known.n; i++) {
+        if (ngx_strcmp(ngx_commerce_kafka_known.topics[i].name.data, name)
+            == 0)
+        {
+            return &ngx_commerce_kafka_known.topics[i];
+        }
+    }
+
+    return NULL;
 }
 
 
