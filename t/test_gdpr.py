@@ -183,8 +183,11 @@ def gone(shop, person):
 def test_erase_me(shop, person):
     before = about(shop, person.mark)
     assert len(before) > 5
+    sessions = shop.rows("SELECT id FROM shop.session WHERE user_id = %s", person.user_id)
     answer = made(person.post("/api/v1/users/me/erase", json={"password": "password"}))
     assert answer == {"erased": True, "user_id": person.user_id}
+    # named, for an edge whose clock is ahead
+    assert sessions and all(shop.value("SELECT count(*) FROM shop.revocation WHERE kind = 'session' AND id = %s", s["id"]) for s in sessions)
     gone(shop, person)
     assert person.get("/api/v1/users/profile").status_code == 401
     assert shop.edge().post("/api/v1/auth/login", json={"email": person.email, "password": "password"}).status_code == 401

@@ -161,6 +161,18 @@ def test_a_login_right_after_is_good(revoking, user):
         assert statuses(revoking, after, 8) == {200}
 
 
+def test_no_number_of_revocations_reaches_far_ahead(revoking, user):
+    """What the edge reads again when it begins voids nothing that it has issued meanwhile."""
+    for _ in range(30):
+        revoke(revoking, user=user)
+    ahead = revoking.value("SELECT extract(epoch FROM max(revoked_at) - clock_timestamp()) FROM shop.revocation WHERE id = %s", user)
+    assert ahead <= 10
+    login = revoking.edge(EMAIL, tenant="demo").headers["Authorization"][7:]
+    revoking.stop("nginx")
+    revoking.start("nginx")
+    wait_for(lambda: statuses(revoking, login, 2) == {200}, 10, "the login outlives a restart")
+
+
 # ---- at other edges, and later ----
 
 

@@ -16,7 +16,7 @@
 #define NGX_COMMERCE_REVOKE_RETRY_MIN  100
 #define NGX_COMMERCE_REVOKE_RETRY_MAX  5000
 #define NGX_COMMERCE_REVOKE_SKEW       60       /* seconds between PostgreSQL's clock and ours */
-#define NGX_COMMERCE_REVOKE_AHEAD      10       /* revocations of one user within a second */
+#define NGX_COMMERCE_REVOKE_AHEAD      10       /* revocations of one user within a second; domain.revocation_put() too */
 
 
 typedef struct {

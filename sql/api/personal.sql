@@ -37,7 +37,8 @@ $$;
 CREATE OR REPLACE FUNCTION api.user_erase() RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    u  shop.app_user := domain.current_app_user();
+    u         shop.app_user := domain.current_app_user();
+    sessions  uuid[];
 BEGIN
     IF 'owner' = ANY (u.roles) AND NOT EXISTS (
             SELECT FROM shop.app_user a
@@ -49,20 +50,24 @@ BEGIN
         PERFORM domain.audit('UserErased', 'user', u.id::text);
     END IF;
 
+    sessions := domain.sessions_of(u.id);
     PERFORM domain.user_erase(u.id);
-    RETURN (200, json_build_object('erased', true, 'user_id', u.id)::text, NULL, domain.revoke_user(u.id))::api.reply;
+    RETURN (200, json_build_object('erased', true, 'user_id', u.id)::text, NULL, domain.revoke_user(u.id, sessions => sessions))::api.reply;
 END
 $$;
 
 -- A26: for a customer who has asked the shop. Again: the same answer, nothing is done.
 CREATE OR REPLACE FUNCTION api.customer_erase(id uuid) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    sessions  uuid[];
 BEGIN
     PERFORM domain.need('customers.write');
     PERFORM domain.customer_row(id);
+    sessions := domain.sessions_of(id);
     PERFORM domain.user_erase(id);
     PERFORM domain.audit('CustomerErased', 'user', id::text);
-    RETURN (200, json_build_object('erased', true, 'user_id', id)::text, NULL, domain.revoke_user(id))::api.reply;
+    RETURN (200, json_build_object('erased', true, 'user_id', id)::text, NULL, domain.revoke_user(id, sessions => sessions))::api.reply;
 END
 $$;
 

@@ -19,7 +19,8 @@ DECLARE
     entry    text;
     entries  text[];
 BEGIN
-    -- at least a second after the last time: a token that was issued right after that one bears the second that follows it
+    -- at least a second after the last time: a token that was issued right after that one bears the second that follows it. No further
+    -- ahead than the edges take it: what they read again when they begin is not to void what they have issued meanwhile
     WITH put AS (
         INSERT INTO shop.revocation AS r (tenant_id, kind, id, keep, revoked_at)
         SELECT DISTINCT tenant, p_kind, i.id, p_keep, at
@@ -27,7 +28,8 @@ BEGIN
          WHERE i.id IS NOT NULL
          ORDER BY i.id
         ON CONFLICT (tenant_id, kind, id) DO UPDATE
-           SET keep = excluded.keep, revoked_at = greatest(r.revoked_at + interval '1 second', excluded.revoked_at)
+           SET keep = excluded.keep, revoked_at = least(greatest(r.revoked_at + interval '1 second', excluded.revoked_at),
+                                                     excluded.revoked_at + interval '10 seconds')
         RETURNING r.id, r.revoked_at)
     SELECT coalesce(array_agg(domain.revocation_entry(p_kind, p.id, p_keep, p.revoked_at)), '{}') INTO entries FROM put p;
 
