@@ -167,12 +167,53 @@ def test_what_a_guest_did_is_the_customers_after_login(shop, trained, products):
         kept = "SELECT count(*) FROM shop.interaction i JOIN shop.app_user u ON u.id = i.user_id WHERE u.email = %s AND i.guest IS NULL"
         assert [shop.value(kept, email) for email in emails] == [3, 0]
 
+        # a token that is none does no harm to a login
+        for bad in "null", "":
+            login = second.post("/api/v1/auth/login", json={"email": emails[1], "password": "password"}, headers={"X-Cart-Token": bad})
+            assert login.status_code == 200, login.text
+
         # the browser goes on without logging in, and its cart is merged later
         for product in other[:3]:
             guest.post("/api/v1/interactions", json={"product_id": product["id"], "action": "click"})
         assert second.post("/api/v1/cart/merge", headers=token).status_code == 200
         assert {c["id"] % GROUPS for c in listed(second, limit=2)} == {4}
         assert [shop.value(kept, email) for email in emails] == [3, 3]
+
+
+def test_a_login_does_not_wait_for_the_history(shop, trained, products):
+    """Its table is locked as by CREATE INDEX: the login is good, and the merge takes the history later."""
+    email = f"visitor-{random.getrandbits(48):x}@example.com"
+    shop.rows("SELECT domain.user_put(1, %s, %s, 'Visitor')", email, CHEAP)
+    owned = "SELECT count(*) FROM shop.interaction i JOIN shop.app_user u ON u.id = i.user_id WHERE u.email = %s"
+    with shop.edge() as client:
+        client.headers["X-Cart-Token"] = client.get("/api/v1/cart").headers["x-cart-token"]
+        client.post("/api/v1/interactions", json={"product_id": products[2]["id"], "action": "view"})
+        with shop.configured(jobs=False, replace=[("lock_timeout=20s", "lock_timeout=1s")]), shop.db() as db, db.transaction():
+            db.execute("LOCK TABLE shop.interaction IN SHARE MODE")
+            login = client.post("/api/v1/auth/login", json={"email": email, "password": "password"})
+            assert login.status_code == 200, login.text
+        assert shop.value(owned, email) == 0
+        client.headers["Authorization"] = f"Bearer {login.json()['token']}"
+        assert client.post("/api/v1/cart/merge").status_code == 200
+        assert shop.value(owned, email) == 1
+
+
+def test_other_nodes_hear_of_an_adoption(shop, trained, products):
+    email = f"visitor-{random.getrandbits(48):x}@example.com"
+    shop.rows("SELECT domain.user_put(1, %s, %s, 'Visitor')", email, CHEAP)
+    mine = [p for p in products if group(p) == 1]
+    with shop.user(email) as customer, shop.edge() as guest:
+        guest.headers["X-Cart-Token"] = guest.get("/api/v1/cart").headers["x-cart-token"]
+        for product in mine[:3]:
+            guest.post("/api/v1/interactions", json={"product_id": product["id"], "action": "click"})
+        assert {c["source"] for c in listed(customer)} == {"popular"}
+        with shop.db() as db:
+            db.execute("SET ROLE commerce_owner")
+            db.execute("SELECT set_config('commerce.tenant_id', '1', false)")
+            # as another node does it, which cannot empty this one's memory
+            assert db.execute("SELECT domain.history_adopt((SELECT id FROM shop.app_user WHERE tenant_id = 1 AND email = %s), (SELECT guest "
+                              "FROM shop.interaction WHERE guest IS NOT NULL ORDER BY id DESC LIMIT 1)) AS done", (email,)).fetchone()["done"]
+        wait_for(lambda: {c["id"] % GROUPS for c in listed(customer, limit=2)} == {1}, 10, "this node has asked again")
 
 
 def test_history_is_read_from_the_database_after_a_restart(shop, trained, products):

@@ -42,17 +42,15 @@ $$;
 
 -- Second half, after the worker found the password good: second factor, session, refresh token.
 -- refresh_hash: SHA-256 of the refresh token in hex. password_rehash: the password under today's cost, or absent. password_version: of
--- the password that was compared. totp_step: of the code, when it fits; totp: the code, good or not. guest: as the module names the
--- cart of the guest who logs in; "adopted" of the reply: what he had looked at is the customer's.
+-- the password that was compared. totp_step: of the code, when it fits; totp: the code, good or not.
 CREATE OR REPLACE FUNCTION api.login_finish(
     user_id uuid, session_id uuid, refresh_hash text, password_rehash text, password_version int, address text, user_agent text,
-    totp_step bigint, totp text, recovery_code text, guest text DEFAULT NULL)
+    totp_step bigint, totp text, recovery_code text)
 RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     u       shop.app_user;
     second  boolean;
-    begun   jsonb;
 BEGIN
     -- updated_at and version are the profile's: a login changes neither
     UPDATE shop.app_user a
@@ -74,10 +72,7 @@ BEGIN
 
     PERFORM domain.login_proven(u, login_finish.address);
 
-    begun := domain.session_begin(u, session_id, refresh_hash, address, user_agent, second)::jsonb
-             || jsonb_build_object('adopted', domain.history_adopt(u.id, login_finish.guest));
-
-    RETURN (200, begun::text, NULL, NULL)::api.reply;
+    RETURN (200, domain.session_begin(u, session_id, refresh_hash, address, user_agent, second)::text, NULL, NULL)::api.reply;
 END
 $$;
 

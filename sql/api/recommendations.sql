@@ -61,13 +61,17 @@ $$;
 -- {"adopted": bool}: what a guest looked at becomes that of the customer who asks. An erasure waits for it, or leaves nobody to adopt.
 CREATE OR REPLACE FUNCTION api.history_adopt(guest text DEFAULT NULL) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    adopted  boolean := false;
 BEGIN
-    PERFORM FROM shop.app_user u
-      WHERE u.tenant_id = domain.tenant_id() AND u.id = domain.principal() AND u.deleted_at IS NULL
-        FOR KEY SHARE;
+    IF history_adopt.guest <> '' THEN
+        PERFORM FROM shop.app_user u
+          WHERE u.tenant_id = domain.tenant_id() AND u.id = domain.principal() AND u.deleted_at IS NULL
+            FOR KEY SHARE;
+        adopted := FOUND AND domain.history_adopt(domain.principal(), history_adopt.guest);
+    END IF;
 
-    RETURN (200, json_build_object('adopted', FOUND AND domain.history_adopt(domain.principal(), history_adopt.guest))::text,
-            NULL, NULL)::api.reply;
+    RETURN (200, json_build_object('adopted', adopted)::text, NULL, NULL)::api.reply;
 END
 $$;
 

@@ -24,9 +24,8 @@ BEGIN
     END IF;
 
     IF owner IS NOT NULL THEN
-        PERFORM pg_notify('commerce_recent', format('%s:%s %s %s', m.tenant_id, owner,
-                              coalesce(m.payload ->> 'product_id', m.payload ->> 'affected_product_id', '0'),
-                              (extract(epoch FROM m.created_at) * 1000)::bigint));
+        PERFORM domain.recent_tell(m.tenant_id, owner, coalesce(m.payload ->> 'product_id', m.payload ->> 'affected_product_id', '0')::bigint,
+                                   m.created_at);
     END IF;
 END
 $$;

@@ -49,39 +49,51 @@ $$;
 
 -- What a guest looked at and thought of it is from now on the customer's, as the cart is: the last 1,000 interactions and as much feedback,
 -- of which another login at the same moment may take a part. Orders stay the guest's: whoever has a cart's token has not proven
--- to have bought anything. The caller holds the customer's row. guest: as the module names a guest's cart. Returns whether there was any.
+-- to have bought anything. All edges are told, as of a new event of the customer's. The caller holds the customer's row. guest: as the
+-- module names a guest's cart, not empty. Returns whether there was any.
 CREATE OR REPLACE FUNCTION domain.history_adopt(person uuid, guest text) RETURNS boolean
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    tenant    bigint := domain.tenant_id();
-    visitor   text := nullif(history_adopt.guest, '');
-    seen      int;
-    told      int;
+    tenant  bigint := domain.tenant_id();
+    last    record;
 BEGIN
-    IF visitor IS NULL THEN
+    WITH seen AS (
+        UPDATE shop.interaction i
+           SET user_id = person, guest = NULL
+          FROM (SELECT x.id FROM shop.interaction x
+                 WHERE x.tenant_id = tenant AND x.user_id IS NULL AND x.guest = history_adopt.guest
+                 ORDER BY x.id DESC LIMIT 1000
+                   FOR UPDATE SKIP LOCKED) x
+         WHERE i.tenant_id = tenant AND i.id = x.id
+        RETURNING i.product_id, i.created_at
+    ), told AS (
+        UPDATE shop.recommendation_feedback f
+           SET user_id = person, guest = NULL
+          FROM (SELECT x.id FROM shop.recommendation_feedback x
+                 WHERE x.tenant_id = tenant AND x.user_id IS NULL AND x.guest = history_adopt.guest
+                 ORDER BY x.id DESC LIMIT 1000
+                   FOR UPDATE SKIP LOCKED) x
+         WHERE f.tenant_id = tenant AND f.id = x.id
+        RETURNING f.product_id, f.created_at
+    )
+    SELECT * INTO last FROM (SELECT * FROM seen UNION ALL SELECT * FROM told) x ORDER BY created_at DESC LIMIT 1;
+
+    IF NOT FOUND THEN
         RETURN false;
     END IF;
 
-    UPDATE shop.interaction i
-       SET user_id = person, guest = NULL
-      FROM (SELECT x.id FROM shop.interaction x
-             WHERE x.tenant_id = tenant AND x.user_id IS NULL AND x.guest = visitor
-             ORDER BY x.id DESC LIMIT 1000
-               FOR UPDATE SKIP LOCKED) x
-     WHERE i.tenant_id = tenant AND i.id = x.id;
-    GET DIAGNOSTICS seen = ROW_COUNT;
+    PERFORM domain.recent_tell(tenant, 'u:' || person, last.product_id, last.created_at);
 
-    UPDATE shop.recommendation_feedback f
-       SET user_id = person, guest = NULL
-      FROM (SELECT x.id FROM shop.recommendation_feedback x
-             WHERE x.tenant_id = tenant AND x.user_id IS NULL AND x.guest = visitor
-             ORDER BY x.id DESC LIMIT 1000
-               FOR UPDATE SKIP LOCKED) x
-     WHERE f.tenant_id = tenant AND f.id = x.id;
-    GET DIAGNOSTICS told = ROW_COUNT;
-
-    RETURN seen + told > 0;
+    RETURN true;
 END
+$$;
+
+
+-- Tells all edges what somebody did: those that do not know of it ask again. owner: 'u:' and the user's id, or a guest as the module
+-- names his cart; product: 0 when it is none.
+CREATE OR REPLACE FUNCTION domain.recent_tell(tenant bigint, owner text, product bigint, at timestamptz) RETURNS void
+LANGUAGE sql AS $$
+    SELECT pg_notify('commerce_recent', format('%s:%s %s %s', tenant, owner, product, (extract(epoch FROM at) * 1000)::bigint))
 $$;
 
 
