@@ -17,6 +17,7 @@
 #define NGX_COMMERCE_KAFKA_SHARDS  16       /* domain.shard() */
 #define NGX_COMMERCE_KAFKA_LANES   5        /* of the relay: batches that are under way at once */
 #define NGX_COMMERCE_KAFKA_BATCH   1000     /* records of one, at most */
+#define NGX_COMMERCE_KAFKA_NARROWEST  500   /* bytes of one: below that no record has neighbours */
 
 /* the last lane is for the shards of all lanes that have little to send; the others have so many each */
 
@@ -154,7 +155,7 @@ ngx_int_t ngx_commerce_kafka_topics_created(rd_kafka_event_t *event);
 ngx_int_t ngx_commerce_kafka_topics_describe(
     ngx_commerce_kafka_client_t *client);
 
-/* The smallest max.message.bytes, 0 when no broker says.  NGX_AGAIN: they did not answer. */
+/* The smallest max.message.bytes that a batch can have, 0 when no broker says.  NGX_AGAIN: they did not answer. */
 ngx_int_t ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
     ngx_uint_t *limit);
 

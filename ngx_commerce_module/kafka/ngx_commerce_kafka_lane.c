@@ -38,6 +38,13 @@ static uint32_t ngx_commerce_kafka_lane_shards(
 static uint32_t ngx_commerce_kafka_lane_own(ngx_uint_t number);
 
 
+/* For a topic, or for a segment of its log. */
+
+#define ngx_commerce_kafka_lane_large(err)                                    \
+    ((err) == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE                            \
+     || (err) == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE)
+
+
 void
 ngx_commerce_kafka_lanes_run(void)
 {
@@ -590,12 +597,12 @@ ngx_commerce_kafka_lane_report(rd_kafka_event_t *event)
             (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relayed,
                                         1);
 
-        } else if (message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
+        } else if (ngx_commerce_kafka_lane_large(message->err)
                    && ngx_commerce_kafka_producer_narrow(message) == NGX_OK)
         {
             lane->failed++;
 
-        } else if (message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
+        } else if (ngx_commerce_kafka_lane_large(message->err)
                    || message->err == RD_KAFKA_RESP_ERR_INVALID_RECORD)
         {
             /* for good: the brokers' limit may be lower than ours */

@@ -8,7 +8,7 @@
 
 
 #define NGX_COMMERCE_KAFKA_TOPICS_PAUSE  60000  /* ms between two attempts to make what cannot be made */
-#define NGX_COMMERCE_KAFKA_NARROWEST  1000      /* bytes of a batch: below that no record has neighbours */
+#define NGX_COMMERCE_KAFKA_FRAME  128           /* bytes of a batch beside its records' own */
 
 
 static ngx_int_t ngx_commerce_kafka_producer_open(void);
@@ -171,11 +171,26 @@ ngx_commerce_kafka_producer_fatal(void)
 ngx_int_t
 ngx_commerce_kafka_producer_narrow(const rd_kafka_message_t *message)
 {
-    size_t      len;
-    ngx_uint_t  size;
+    size_t               i, len, n;
+    const char          *name;
+    const void          *value;
+    ngx_uint_t           size;
+    rd_kafka_headers_t  *headers;
 
     size = ngx_commerce_kafka_producer_batch_size();
-    len = message->len + message->key_len;
+    len = message->len + message->key_len + NGX_COMMERCE_KAFKA_FRAME;
+
+    if (rd_kafka_message_headers(message, &headers)
+        == RD_KAFKA_RESP_ERR_NO_ERROR)
+    {
+        for (i = 0;
+             rd_kafka_header_get_all(headers, i, &name, &value, &n)
+             == RD_KAFKA_RESP_ERR_NO_ERROR;
+             i++)
+        {
+            len += ngx_strlen(name) + n;
+        }
+    }
 
     if (len >= size || size <= NGX_COMMERCE_KAFKA_NARROWEST) {
         return NGX_DECLINED;
@@ -237,9 +252,7 @@ ngx_commerce_kafka_producer_limits(rd_kafka_event_t *event)
         return;
     }
 
-    if (limit > NGX_COMMERCE_KAFKA_NARROWEST
-        && limit < ngx_commerce_kafka_producer_batch_size())
-    {
+    if (limit && limit < ngx_commerce_kafka_producer_batch_size()) {
         ngx_commerce_kafka_producer_batches(limit, "a topic's "
                                             "max.message.bytes is lower");
         return;

@@ -307,7 +307,9 @@ ngx_commerce_kafka_topics_described(rd_kafka_event_t *event,
 
         one = ngx_commerce_kafka_topics_limit(topics[i]);
 
-        if (one && (*limit == 0 || one < *limit)) {
+        if (one > NGX_COMMERCE_KAFKA_NARROWEST
+            && (*limit == 0 || one < *limit))
+        {
             *limit = one;
         }
     }
