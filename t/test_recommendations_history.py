@@ -16,6 +16,25 @@ GUEST = {"email": "guest@example.com",
 CHEAP = "$2b$10$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK"     # of "password"
 
 
+PATIENT = (r"(commerce_postgres\s+read\s[^;]*)statement_timeout=", r"\1lock_timeout=20s statement_timeout=")
+
+
+def reasons(client, **params):
+    """What a list is made of."""
+    return {card.get("explanation", {}).get("because_of") for card in listed(client, explain=True, **params)}
+
+
+def done_elsewhere(shop, user, product):
+    with shop.db() as db, db.transaction():
+        db.execute("INSERT INTO shop.interaction (tenant_id, user_id, product_id, action) VALUES (1, %s, %s, 'view')", [user, product])
+        db.execute("SELECT pg_notify('commerce_recent', %s || (extract(epoch FROM now()) * 1000)::bigint)", [f"1:u:{user} {product} "])
+
+
+def asking(shop):
+    """Calls of the edge that wait for a lock."""
+    return shop.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'commerce_edge' AND wait_event_type = 'Lock'")
+
+
 def test_an_interaction_changes_the_next_answer(shop, trained, products):
     """New customers see what is popular; one view later what goes with it, whichever worker answers."""
     customer = shop.user()
@@ -57,15 +76,41 @@ def test_interactions_come_in_batches(shop, trained, products):
 def test_what_is_done_on_another_node_counts(shop, trained, products):
     """L18: an event that this node's memory does not have makes it ask again."""
     user, token = shop.customers(2)[1]
-    customer, other = shop.edge(token=token), products[16]
+    customer, other = shop.edge(token=token), products[16]["id"]
     customer.post("/api/v1/interactions", json={"product_id": products[15]["id"], "action": "view"})
-    assert {card["explanation"]["because_of"] for card in listed(customer, limit=3, explain=True)} == {products[15]["id"]}
-    with shop.db() as db, db.transaction():
-        db.execute("INSERT INTO shop.interaction (tenant_id, user_id, product_id, action) VALUES (1, %s, %s, 'view')",
-                   [user, other["id"]])
-        db.execute("SELECT pg_notify('commerce_recent', %s || (extract(epoch FROM now()) * 1000)::bigint)",
-                   [f"1:u:{user} {other['id']} "])
-    wait_for(lambda: other["id"] in {card["explanation"]["because_of"] for card in listed(customer, explain=True)}, 20, "it counts here")
+    assert reasons(customer, limit=3) == {products[15]["id"]}
+    done_elsewhere(shop, user, other)
+    wait_for(lambda: other in reasons(customer), 20, "it counts here")
+
+
+def test_what_is_done_on_another_node_while_it_is_read_counts(shop, trained, products):
+    """What PostgreSQL says then is of before: the next list asks again."""
+    customer, witness, other = newcomer(shop), newcomer(shop), products[16]["id"]
+
+    def look(of):
+        with shop.edge(headers=dict(of.headers)) as edge:
+            return reasons(edge)
+
+    def heard():
+        if lists[-1].done():
+            lists.append(pool.submit(look, witness))
+        return asking(shop) == 2
+
+    with shop.configured(replace=[PATIENT]), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        trained.shown(trained.generation)
+        listed(witness)
+        with shop.db() as db, db.transaction():
+            db.execute("LOCK TABLE shop.recommendation_feedback IN ACCESS EXCLUSIVE MODE")
+            lists = [pool.submit(look, customer)]
+            wait_for(lambda: asking(shop) == 1, 10, "the first list asks what the customer did")
+            # the witness is told of last, and asks when that is heard
+            done_elsewhere(shop, customer.user_id, other)
+            done_elsewhere(shop, witness.user_id, other)
+            lists.append(pool.submit(look, witness))
+            wait_for(heard, 20, "the edge has heard of both")
+        assert other not in lists[0].result()
+        assert other in reasons(customer)
+    trained.shown(trained.generation)
 
 
 def durable(shop, command):
@@ -303,18 +348,14 @@ def test_they_stay_away_while_they_are_read(shop, trained, products):
         with shop.edge(headers=dict(customer.headers)) as edge:
             return listed(edge, limit=limit)
 
-    def asked():
-        return shop.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'commerce_edge' AND wait_event_type = 'Lock'")
-
-    patient = (r"(commerce_postgres\s+read\s[^;]*)statement_timeout=", r"\1lock_timeout=20s statement_timeout=")
-    with shop.configured(replace=[patient]), concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with shop.configured(replace=[PATIENT]), concurrent.futures.ThreadPoolExecutor(2) as pool:
         trained.shown(trained.generation)
         with shop.db() as db, db.transaction():
             db.execute("LOCK TABLE shop.recommendation_feedback IN ACCESS EXCLUSIVE MODE")
             lists = [pool.submit(look, 39)]
-            wait_for(lambda: asked() == 1, 10, "the first asks what the customer did")
+            wait_for(lambda: asking(shop) == 1, 10, "the first asks what the customer did")
             lists.append(pool.submit(look, 40))
-            wait_for(lambda: asked() == 2 or lists[1].done(), 10, "the second asks, too, or answers")
+            wait_for(lambda: asking(shop) == 2 or lists[1].done(), 10, "the second asks, too, or answers")
         for answer in lists:
             assert gone not in ids(answer.result())
     trained.shown(trained.generation)

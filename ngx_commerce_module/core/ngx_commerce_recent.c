@@ -29,6 +29,8 @@
 #define NGX_COMMERCE_RECENT_TAG    ((1 << 18) - 1)
 #define NGX_COMMERCE_RECENT_USED   1000        /* ms, as exact as the time of use is */
 #define NGX_COMMERCE_RECENT_SAME   10000       /* ms between an event's commit and its way into the ring */
+#define NGX_COMMERCE_RECENT_LONG_AGO  1        /* ms since 1970: filled, and to be filled again */
+#define NGX_COMMERCE_RECENT_LIFE   32          /* bits of "heard" that count within one life of a slot */
 
 
 typedef _Atomic uint64_t  ngx_commerce_recent_word_t;
@@ -49,6 +51,7 @@ typedef struct {
     ngx_commerce_recent_place_t  ring[NGX_COMMERCE_RECENT_EVENTS];
     ngx_commerce_recent_word_t   never_next;
     ngx_commerce_recent_mark_t   never[NGX_COMMERCE_RECENT_NEVER];  /* 0: none */
+    ngx_commerce_recent_word_t   heard;     /* counts lives, and what was heard of in this one */
 } ngx_commerce_recent_slot_t;
 
 struct ngx_commerce_recent_shm_s {
@@ -169,10 +172,14 @@ ngx_commerce_recent_key(const ngx_commerce_recent_t *recent,
 
 ngx_commerce_recent_rc_t
 ngx_commerce_recent_look(ngx_commerce_recent_t *recent, uint64_t key,
-    int64_t now, int64_t valid, uint64_t *state)
+    int64_t now, int64_t valid, uint64_t *state, uint64_t *heard)
 {
-    return ngx_commerce_recent_seen(
-               ngx_commerce_recent_claim(recent, key, now), now, valid, state);
+    ngx_commerce_recent_slot_t  *slot;
+
+    slot = ngx_commerce_recent_claim(recent, key, now);
+    *heard = slot ? atomic_load(&slot->heard) : 0;
+
+    return ngx_commerce_recent_seen(slot, now, valid, state);
 }
 
 
@@ -293,7 +300,7 @@ ngx_commerce_recent_add(ngx_commerce_recent_t *recent,
 void
 ngx_commerce_recent_fill(ngx_commerce_recent_t *recent,
     ngx_commerce_str_t shop, ngx_commerce_str_t customer, int64_t now,
-    const ngx_commerce_recent_event_t *events, uint32_t n,
+    uint64_t heard, const ngx_commerce_recent_event_t *events, uint32_t n,
     const uint64_t *never, uint32_t m)
 {
     uint32_t                      i, k, here;
@@ -305,7 +312,11 @@ ngx_commerce_recent_fill(ngx_commerce_recent_t *recent,
     key = ngx_commerce_recent_key(recent, shop, customer);
     slot = ngx_commerce_recent_find(recent, key);
 
-    if (slot == NULL) {
+    /* the rows may tell of what made the customer be forgotten */
+
+    if (slot == NULL
+        || (atomic_load(&slot->heard) ^ heard) >> NGX_COMMERCE_RECENT_LIFE)
+    {
         return;
     }
 
@@ -343,8 +354,14 @@ ngx_commerce_recent_fill(ngx_commerce_recent_t *recent,
 
     ngx_commerce_recent_marks_write(slot, key, never, m);
 
-    atomic_store_explicit(&slot->filled, (uint64_t) now, memory_order_release);
     atomic_store_explicit(&slot->filling, 0, memory_order_relaxed);
+    atomic_store(&slot->filled, (uint64_t) now);
+
+    /* after the store: whoever hears of something later finds a slot that is filled */
+
+    if (atomic_load(&slot->heard) != heard) {
+        atomic_store(&slot->filled, NGX_COMMERCE_RECENT_LONG_AGO);
+    }
 }
 
 
@@ -361,9 +378,7 @@ ngx_commerce_recent_heard(ngx_commerce_recent_t *recent,
     key = ngx_commerce_recent_key(recent, shop, customer);
     slot = ngx_commerce_recent_find(recent, key);
 
-    if (slot == NULL
-        || atomic_load_explicit(&slot->filled, memory_order_relaxed) == 0)
-    {
+    if (slot == NULL) {
         return;
     }
 
@@ -377,10 +392,18 @@ ngx_commerce_recent_heard(ngx_commerce_recent_t *recent,
         }
     }
 
-    /* filled in long ago, and the kept answers' state is no more */
+    /* the database may have been asked just before: see fill() */
+
+    atomic_fetch_add(&slot->heard, 1);
+
+    if (atomic_load(&slot->filled) == 0) {
+        return;
+    }
+
+    /* the kept answers' state is no more */
 
     atomic_store_explicit(&slot->filling, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->filled, 1, memory_order_release);
+    atomic_store(&slot->filled, NGX_COMMERCE_RECENT_LONG_AGO);
 }
 
 
@@ -516,8 +539,9 @@ ngx_commerce_recent_clear(ngx_commerce_recent_slot_t *slot)
         atomic_store_explicit(&slot->never[i], 0, memory_order_relaxed);
     }
 
-    /* an answer kept under an earlier state is not found again */
+    /* neither what is read now nor an answer kept under an earlier state is found again */
 
+    atomic_fetch_add(&slot->heard, UINT64_C(1) << NGX_COMMERCE_RECENT_LIFE);
     atomic_fetch_add(&slot->next, NGX_COMMERCE_RECENT_EVENTS);
 }
 

@@ -72,12 +72,13 @@ uint64_t ngx_commerce_recent_key(const ngx_commerce_recent_t *recent,
 /*
  * "state" changes with every event: an answer that was made of the events is
  * good as long as it is the same.  What was filled in longer than "valid" ms ago
- * is to be filled again (FILL_IT).  Times are ms since 1970.
+ * is to be filled again (FILL_IT).  Times are ms since 1970.  "heard" is for
+ * fill(), of whoever asks the database from now on.
  */
 
 ngx_commerce_recent_rc_t ngx_commerce_recent_look(
     ngx_commerce_recent_t *recent, uint64_t key, int64_t now, int64_t valid,
-    uint64_t *state);
+    uint64_t *state, uint64_t *heard);
 
 /*
  * The same, and the customer's events, newest first; returns by *n how many.
@@ -96,11 +97,15 @@ bool ngx_commerce_recent_add(ngx_commerce_recent_t *recent,
     ngx_commerce_str_t shop, ngx_commerce_str_t customer,
     const ngx_commerce_recent_event_t *event, bool never);
 
-/* What the database knows, newest first: "n" events, "m" products not to be shown.  What came meanwhile stays. */
+/*
+ * What the database knows, newest first: "n" events, "m" products not to be
+ * shown.  What came meanwhile stays.  "heard" is of before it was asked: what was
+ * heard of since makes it be asked again, and who was forgotten since stays so.
+ */
 
 void ngx_commerce_recent_fill(ngx_commerce_recent_t *recent,
     ngx_commerce_str_t shop, ngx_commerce_str_t customer, int64_t now,
-    const ngx_commerce_recent_event_t *events, uint32_t n,
+    uint64_t heard, const ngx_commerce_recent_event_t *events, uint32_t n,
     const uint64_t *never, uint32_t m);
 
 /* Something was done that may not be here: then what is here is to be filled again. */
@@ -117,7 +122,7 @@ void ngx_commerce_recent_never_add(ngx_commerce_recent_never_t *never,
 bool ngx_commerce_recent_never(const ngx_commerce_recent_never_t *never,
     uint64_t item);
 
-/* Nothing of the customer stays (erasure, merge of a guest). */
+/* Nothing of the customer stays (erasure, merge of a guest, an order that was taken back). */
 
 void ngx_commerce_recent_forget(ngx_commerce_recent_t *recent,
     ngx_commerce_str_t shop, ngx_commerce_str_t customer);

@@ -50,6 +50,7 @@ typedef struct ngx_commerce_recs_state_s {
     ngx_commerce_recent_never_t     *never;     /* PERSONAL, and there is room */
     uint64_t                         who;       /* the customer for recs/; 0: nobody, or no zone of recent events */
     uint64_t                         version;   /* of the ring */
+    uint64_t                         heard;     /* before the database was asked */
 
     ngx_array_t                      cards;     /* of ngx_commerce_recs_card_t */
     ngx_uint_t                       nchoices;

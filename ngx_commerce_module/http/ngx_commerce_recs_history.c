@@ -86,7 +86,7 @@ ngx_commerce_recs_history(ngx_commerce_request_t *c,
 
     /* mostly there is a list for this state */
 
-    if (ngx_commerce_recs_look(state->who, &state->version)
+    if (ngx_commerce_recs_look(state->who, &state->version, &state->heard)
         == NGX_COMMERCE_RECENT_FILL_IT)
     {
         state->recent_asked = 1;
@@ -150,7 +150,8 @@ ngx_commerce_recs_history_fill(ngx_commerce_request_t *c,
 
     m = ngx_commerce_recs_history_never(c, never, items);
 
-    ngx_commerce_recs_recent_fill(&c->tenant.id, owner, events, n, items, m);
+    ngx_commerce_recs_recent_fill(&c->tenant.id, owner, state->heard, events, n,
+                                  items, m);
 
     /* with what came meanwhile; without a zone it is what was read */
 

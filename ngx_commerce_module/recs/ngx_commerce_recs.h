@@ -36,7 +36,9 @@ ngx_commerce_recommend_scratch_t *ngx_commerce_recs_scratch(void);
 
 uint64_t ngx_commerce_recs_who(ngx_str_t *tenant, ngx_str_t *customer);
 ngx_commerce_recent_rc_t ngx_commerce_recs_look(uint64_t who,
-    uint64_t *state);
+    uint64_t *state, uint64_t *heard);
+
+/* Whoever only reads does not fill: what is there is good enough, however old. */
 
 ngx_commerce_recent_rc_t ngx_commerce_recs_recent(ngx_str_t *tenant,
     ngx_str_t *customer,
@@ -45,7 +47,7 @@ ngx_commerce_recent_rc_t ngx_commerce_recs_recent(ngx_str_t *tenant,
 void ngx_commerce_recs_recent_add(ngx_str_t *tenant, ngx_str_t *customer,
     uint64_t item, ngx_commerce_event_t event);
 void ngx_commerce_recs_recent_fill(ngx_str_t *tenant, ngx_str_t *customer,
-    const ngx_commerce_recent_event_t *events, uint32_t n,
+    uint64_t heard, const ngx_commerce_recent_event_t *events, uint32_t n,
     const uint64_t *never, uint32_t m);
 void ngx_commerce_recs_recent_forget(ngx_str_t *tenant, ngx_str_t *customer);
 

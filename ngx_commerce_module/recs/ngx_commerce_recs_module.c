@@ -193,12 +193,13 @@ ngx_commerce_recs_who(ngx_str_t *tenant, ngx_str_t *customer)
 
 
 ngx_commerce_recent_rc_t
-ngx_commerce_recs_look(uint64_t who, uint64_t *state)
+ngx_commerce_recs_look(uint64_t who, uint64_t *state, uint64_t *heard)
 {
     ngx_time_t  *tp;
 
     if (ngx_commerce_recs.recent.shm == NULL) {
         *state = 0;
+        *heard = 0;
         return NGX_COMMERCE_RECENT_FILL_IT;
     }
 
@@ -206,7 +207,7 @@ ngx_commerce_recs_look(uint64_t who, uint64_t *state)
 
     return ngx_commerce_recent_look(&ngx_commerce_recs.recent, who,
                                     (int64_t) tp->sec * 1000 + tp->msec,
-                                    ngx_commerce_recs.valid, state);
+                                    ngx_commerce_recs.valid, state, heard);
 }
 
 
@@ -231,7 +232,7 @@ ngx_commerce_recs_recent(ngx_str_t *tenant, ngx_str_t *customer,
                        ngx_commerce_recs_shop(tenant, buf),
                        (ngx_commerce_str_t) { customer->len, customer->data },
                        (int64_t) tp->sec * 1000 + tp->msec,
-                       ngx_commerce_recs.valid, events, n, never, state);
+                       INT64_MAX, events, n, never, state);
 }
 
 
@@ -263,7 +264,7 @@ ngx_commerce_recs_recent_add(ngx_str_t *tenant, ngx_str_t *customer,
 
 void
 ngx_commerce_recs_recent_fill(ngx_str_t *tenant, ngx_str_t *customer,
-    const ngx_commerce_recent_event_t *events, uint32_t n,
+    uint64_t heard, const ngx_commerce_recent_event_t *events, uint32_t n,
     const uint64_t *never, uint32_t m)
 {
     u_char       buf[NGX_INT64_LEN + 1];
@@ -278,8 +279,8 @@ ngx_commerce_recs_recent_fill(ngx_str_t *tenant, ngx_str_t *customer,
     ngx_commerce_recent_fill(&ngx_commerce_recs.recent,
                        ngx_commerce_recs_shop(tenant, buf),
                        (ngx_commerce_str_t) { customer->len, customer->data },
-                       (int64_t) tp->sec * 1000 + tp->msec, events, n, never,
-                       m);
+                       (int64_t) tp->sec * 1000 + tp->msec, heard, events, n,
+                       never, m);
 }
 
 

@@ -83,6 +83,19 @@ add(fixture_t *f, unsigned who, uint64_t item, uint32_t event, int64_t time)
 }
 
 
+/* Of somebody of whom nothing is heard meanwhile. */
+
+static void
+fill(fixture_t *f, unsigned who, int64_t now, const ngx_commerce_recent_event_t *events, uint32_t n, const uint64_t *marks,
+    uint32_t m)
+{
+    uint64_t  s, heard;
+
+    (void) ngx_commerce_recent_look(&f->recent, ngx_commerce_recent_key(&f->recent, shop, name(who)), now, INT64_MAX, &s, &heard);
+    ngx_commerce_recent_fill(&f->recent, shop, name(who), now, heard, events, n, marks, m);
+}
+
+
 static void
 test_unknown_then_filled_then_added(void **state)
 {
@@ -104,7 +117,7 @@ test_unknown_then_filled_then_added(void **state)
     /* what comes while the database is asked stays, and is the newest */
 
     assert_true(add(f, 1, 7, 3, 5002));
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, old, 2, NULL, 0);
+    fill(f, 1, 5003, old, 2, NULL, 0);
 
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &never, &before),
                      NGX_COMMERCE_RECENT_KNOWN);
@@ -129,7 +142,7 @@ static void
 test_a_look_tells_what_reading_tells(void **state)
 {
     uint32_t                      n;
-    uint64_t                      key, seen, read;
+    uint64_t                      key, seen, read, heard;
     fixture_t                    *f = *state;
     ngx_commerce_recent_event_t   events[FULL], old = { 9, 2000, 0 };
 
@@ -137,23 +150,23 @@ test_a_look_tells_what_reading_tells(void **state)
     assert_int_not_equal(key, 0);
     assert_int_not_equal(key, ngx_commerce_recent_key(&f->recent, shop, name(2)));
 
-    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5000, VALID, &seen), NGX_COMMERCE_RECENT_FILL_IT);
-    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5001, VALID, &seen), NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5000, VALID, &seen, &heard), NGX_COMMERCE_RECENT_FILL_IT);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5001, VALID, &seen, &heard), NGX_COMMERCE_RECENT_FILL_IT);
 
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5003, &old, 1, NULL, 0);
+    fill(f, 1, 5003, &old, 1, NULL, 0);
 
-    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004, VALID, &seen), NGX_COMMERCE_RECENT_KNOWN);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004, VALID, &seen, &heard), NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5004, VALID, events, &n, &never, &read),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(seen, read);
 
     assert_true(add(f, 1, 6, 1, 6000));
-    (void) ngx_commerce_recent_look(&f->recent, key, 6001, VALID, &seen);
+    (void) ngx_commerce_recent_look(&f->recent, key, 6001, VALID, &seen, &heard);
     assert_int_not_equal(seen, read);
 
-    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004 + VALID, VALID, &seen),
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5004 + VALID, VALID, &seen, &heard),
                      NGX_COMMERCE_RECENT_FILL_IT);
-    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5005 + VALID, VALID, &seen),
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5005 + VALID, VALID, &seen, &heard),
                      NGX_COMMERCE_RECENT_FILLING);
 }
 
@@ -167,7 +180,7 @@ test_a_filler_that_dies_is_replaced(void **state)
     ngx_commerce_recent_event_t   events[FULL];
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &s);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000, NULL, 0, NULL, 0);
+    fill(f, 1, 5000, NULL, 0, NULL, 0);
 
     /* who fills it again does not come back */
 
@@ -189,7 +202,7 @@ test_what_is_old_is_filled_again_without_doubles(void **state)
     ngx_commerce_recent_event_t   events[FULL], rows[3] = { { 3, 9000, 0 }, { 2, 4200, 0 }, { 1, 3000, 0 } };
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 5000, VALID, events, &n, &never, &s);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000, rows + 1, 2, NULL, 0);
+    fill(f, 1, 5000, rows + 1, 2, NULL, 0);
 
     /* the same event, stamped by the database a little later than by the edge */
 
@@ -198,7 +211,7 @@ test_what_is_old_is_filled_again_without_doubles(void **state)
                      NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_equal(n, 3);
 
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5000 + VALID, rows, 3, NULL, 0);
+    fill(f, 1, 5000 + VALID, rows, 3, NULL, 0);
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5001 + VALID, VALID, events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(n, 3);
@@ -211,19 +224,20 @@ static void
 test_two_that_fill_at_once(void **state)
 {
     uint32_t                      n;
-    uint64_t                      s, gone = 77;
+    uint64_t                      key, s, heard, gone = 77;
     fixture_t                    *f = *state;
     ngx_commerce_recent_event_t   events[FULL], rows[2] = { { 2, 4200, 0 }, { 1, 3000, 0 } };
 
+    key = ngx_commerce_recent_key(&f->recent, shop, name(1));
+
     for (n = 0; n < 2; n++) {
-        assert_int_equal(ngx_commerce_recent_look(&f->recent, ngx_commerce_recent_key(&f->recent, shop, name(1)), 5000 + n, VALID, &s),
-                         NGX_COMMERCE_RECENT_FILL_IT);
+        assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 5000 + n, VALID, &s, &heard), NGX_COMMERCE_RECENT_FILL_IT);
     }
 
     assert_true(add(f, 1, 88, DISMISS, 5100));
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5200, rows, 2, &gone, 1);
+    fill(f, 1, 5200, rows, 2, &gone, 1);
     assert_true(add(f, 1, 3, 0, 5300));
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 5400, rows, 2, &gone, 1);
+    fill(f, 1, 5400, rows, 2, &gone, 1);
 
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 5500, VALID, events, &n, &never, &s),
                      NGX_COMMERCE_RECENT_KNOWN);
@@ -246,7 +260,7 @@ test_heard_of_from_elsewhere(void **state)
     ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1005000);
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1005001, VALID, events, &n, &never, &before),
                      NGX_COMMERCE_RECENT_FILL_IT);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1005002, rows + 1, 1, NULL, 0);
+    fill(f, 1, 1005002, rows + 1, 1, NULL, 0);
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1005003, VALID, events, &n, &never, &before);
 
     /* its own */
@@ -263,7 +277,7 @@ test_heard_of_from_elsewhere(void **state)
                      NGX_COMMERCE_RECENT_FILL_IT);
     assert_int_not_equal(before, after);
     assert_int_equal(n, 1);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1006002, rows, 2, NULL, 0);
+    fill(f, 1, 1006002, rows, 2, NULL, 0);
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006003, VALID, events, &n, &never, &after),
                      NGX_COMMERCE_RECENT_KNOWN);
     assert_int_equal(n, 2);
@@ -271,6 +285,72 @@ test_heard_of_from_elsewhere(void **state)
     ngx_commerce_recent_heard(&f->recent, shop, name(1), 1, 1050000);
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1050001, VALID, events, &n, &never, &after),
                      NGX_COMMERCE_RECENT_FILL_IT);
+}
+
+
+/* The rows are of before: whoever looks next asks again, and of two that fill at once the newer one counts. */
+
+static void
+test_heard_of_while_it_is_filled(void **state)
+{
+    uint32_t                      n;
+    int64_t                       now;
+    uint64_t                      key, s, old, new;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL], rows[3] = { { 3, 1007000, 0 }, { 2, 1006000, 0 }, { 1, 1005000, 0 } };
+
+    key = ngx_commerce_recent_key(&f->recent, shop, name(1));
+
+    /* the first time, and later */
+
+    for (now = 1100000, n = 0; n < 2; n++, now += 2 * VALID) {
+        assert_int_equal(ngx_commerce_recent_look(&f->recent, key, now, VALID, &s, &old), NGX_COMMERCE_RECENT_FILL_IT);
+        ngx_commerce_recent_heard(&f->recent, shop, name(1), rows[1 - n].item, rows[1 - n].time);
+        ngx_commerce_recent_fill(&f->recent, shop, name(1), now + 1, old, rows + 2 - n, 1 + n, NULL, 0);
+
+        assert_int_equal(ngx_commerce_recent_look(&f->recent, key, now + 2, VALID, &s, &new), NGX_COMMERCE_RECENT_FILL_IT);
+        ngx_commerce_recent_fill(&f->recent, shop, name(1), now + 3, new, rows + 1 - n, 2 + n, NULL, 0);
+
+        assert_int_equal(ngx_commerce_recent_look(&f->recent, key, now + 4, VALID, &s, &new), NGX_COMMERCE_RECENT_KNOWN);
+    }
+
+    (void) ngx_commerce_recent_read(&f->recent, shop, name(1), now, INT64_MAX, events, &n, &never, &s);
+    assert_int_equal(n, 3);
+
+    /* its own is here */
+
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, now + VALID, VALID, &s, &old), NGX_COMMERCE_RECENT_FILL_IT);
+    assert_true(add(f, 1, 4, 0, now + VALID));
+    ngx_commerce_recent_heard(&f->recent, shop, name(1), 4, now + VALID + 1);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), now + VALID + 2, old, rows, 3, NULL, 0);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, now + VALID + 3, VALID, &s, &new), NGX_COMMERCE_RECENT_KNOWN);
+}
+
+
+/* An order that is taken back while the database is asked: what it says is of before. */
+
+static void
+test_forgotten_while_it_is_filled(void **state)
+{
+    uint32_t                      n;
+    uint64_t                      key, s, old, new, bought = 77;
+    fixture_t                    *f = *state;
+    ngx_commerce_recent_event_t   events[FULL];
+
+    key = ngx_commerce_recent_key(&f->recent, shop, name(1));
+
+    (void) ngx_commerce_recent_look(&f->recent, key, 1000, VALID, &s, &old);
+    ngx_commerce_recent_forget(&f->recent, shop, name(1));
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1001, old, NULL, 0, &bought, 1);
+
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 1002, VALID, &s, &new), NGX_COMMERCE_RECENT_FILL_IT);
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1003, old, NULL, 0, &bought, 1);
+    assert_int_equal(ngx_commerce_recent_look(&f->recent, key, 1004, VALID, &s, &old), NGX_COMMERCE_RECENT_FILL_IT);
+
+    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1005, new, NULL, 0, NULL, 0);
+    assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1006, VALID, events, &n, &never, &s),
+                     NGX_COMMERCE_RECENT_KNOWN);
+    assert_false(ngx_commerce_recent_never(&never, 77));
 }
 
 
@@ -288,7 +368,7 @@ test_fifty_at_most_the_newest(void **state)
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &never, &s);
     assert_true(add(f, 1, 1, 0, 150000));
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 200000, rows, FULL, NULL, 0);
+    fill(f, 1, 200000, rows, FULL, NULL, 0);
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 200000, VALID, events, &n, &never, &s);
 
     assert_int_equal(n, FULL);
@@ -361,7 +441,7 @@ test_never_is_filled(void **state)
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1000, VALID, events, &n, &never, &s);
     assert_true(add(f, 1, 77, DISMISS, 1001));
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1002, NULL, 0, items, NEVER);
+    fill(f, 1, 1002, NULL, 0, items, NEVER);
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1003, VALID, events, &n, &never, &s);
     assert_int_equal(n, 1);
@@ -375,7 +455,7 @@ test_never_is_filled(void **state)
 
     memmove(items + 1, items, (NEVER - 1) * sizeof(items[0]));
     items[0] = 10001;
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1004 + VALID, NULL, 0, items, 2);
+    fill(f, 1, 1004 + VALID, NULL, 0, items, 2);
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1005 + VALID, VALID, events, &n, &never, &s);
     assert_int_equal(never.n, NEVER);
@@ -409,7 +489,7 @@ test_customers_are_apart(void **state)
         assert_int_equal(n, 0);
 
         row = (ngx_commerce_recent_event_t) { who, 1000, 0 };
-        ngx_commerce_recent_fill(&f->recent, shop, name(who), who, &row, 1, NULL, 0);
+        fill(f, who, who, &row, 1, NULL, 0);
         add(f, who / 2, who / 2, 1, who);
         add(f, who - 1, who - 1, 1, who);
     }
@@ -440,7 +520,7 @@ test_forgotten(void **state)
     ngx_commerce_recent_event_t   events[FULL], row = { 1, 1000, 0 };
 
     (void) ngx_commerce_recent_read(&f->recent, shop, name(1), 1000, VALID, events, &n, &never, &s);
-    ngx_commerce_recent_fill(&f->recent, shop, name(1), 1000, &row, 1, NULL, 0);
+    fill(f, 1, 1000, &row, 1, NULL, 0);
     ngx_commerce_recent_forget(&f->recent, shop, name(1));
 
     assert_int_equal(ngx_commerce_recent_read(&f->recent, shop, name(1), 1001, VALID, events, &n, &never, &s),
@@ -473,7 +553,7 @@ hammer(fixture_t *f)
                 rows[i].time = 1000 + rows[i].item * 7;
             }
 
-            ngx_commerce_recent_fill(&f->recent, shop, name(who), 1000, rows, FULL, NULL, 0);
+            fill(f, who, 1000, rows, FULL, NULL, 0);
         }
 
         for (i = 0; i < n; i++) {
@@ -545,6 +625,8 @@ main(void)
         cmocka_unit_test_setup_teardown(test_what_is_old_is_filled_again_without_doubles, setup, teardown),
         cmocka_unit_test_setup_teardown(test_two_that_fill_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_heard_of_from_elsewhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_heard_of_while_it_is_filled, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_forgotten_while_it_is_filled, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fifty_at_most_the_newest, setup, teardown),
         cmocka_unit_test_setup_teardown(test_never_outlives_views, setup, teardown),
         cmocka_unit_test_setup_teardown(test_never_is_filled, setup, teardown),
