@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import random
 import threading
+import uuid
 
 import httpx
 import pytest
@@ -335,6 +336,38 @@ def test_they_stay_away_however_much_is_looked_at(shop, trained, products, who, 
         trained.shown(trained.generation)
         assert not {dismissed, bought} & set(ids(listed(client, limit=40)))
     trained.shown(trained.generation)
+
+
+@pytest.mark.parametrize("who", ["customer", "guest"])
+def test_what_was_bought_comes_back_when_the_order_is_cancelled(shop, trained, products, staff, who):
+    """Whoever cancels it: staff or the guest here; what was dismissed stays away."""
+    with contextlib.ExitStack() as stack:
+        if who == "customer":
+            client = newcomer(shop)
+        else:
+            client = stack.enter_context(shop.edge())
+            client.headers["X-Cart-Token"] = client.get("/api/v1/cart").headers["x-cart-token"]
+        for visitor in newcomer(shop), client:
+            visitor.post("/api/v1/interactions", json={"product_id": products[8]["id"], "action": "view"})
+            if visitor is not client:
+                dismissed, bought = ids(listed(visitor))[:2]
+        client.post("/api/v1/recommendations/feedback", json={"product_id": dismissed, "action": "dismiss"})
+        # without a cart: what was put into one is left out like what was looked at
+        order = client.post("/api/v1/orders", headers={"Idempotency-Key": uuid.uuid4().hex},
+                            json={"items": [{"product_id": bought, "quantity": 1}], **(GUEST if who == "guest" else {})})
+        assert order.status_code == 201, order.text
+        # what is heard of an order that was made changes nothing
+        wait_for(lambda: not shop.value("SELECT EXISTS (SELECT FROM event.outbox WHERE sent_at IS NULL)"), 20, "events are consumed")
+        assert not {dismissed, bought} & set(ids(listed(client, limit=40)))
+
+        path = f"/api/v1/orders/{order.json()['id']}"
+        if who == "customer":
+            answer = staff.put(f"{path}/status", json={"status": "cancelled"})
+        else:
+            answer = client.post(f"{path}/cancel")
+        assert answer.status_code == 200, answer.text
+        wait_for(lambda: bought in ids(listed(client, limit=40)), 20, "it is recommended again")
+        assert dismissed not in ids(listed(client, limit=40))
 
 
 def test_they_stay_away_while_they_are_read(shop, trained, products):

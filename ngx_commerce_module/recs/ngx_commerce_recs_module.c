@@ -297,26 +297,40 @@ ngx_commerce_recs_recent_forget(ngx_str_t *tenant, ngx_str_t *customer)
 }
 
 
-/* "TENANT:CUSTOMER PRODUCT MS": what a customer did, on whatever node. */
+/*
+ * "TENANT:CUSTOMER PRODUCT MS": what a customer did, on whatever node;
+ * "TENANT:CUSTOMER": who is to be forgotten, for something was taken back.
+ */
 
 static void
 ngx_commerce_recs_notify(ngx_str_t *channel, ngx_str_t *payload)
 {
     off_t       product, time;
     u_char     *colon, *first, *second, *last, buf[NGX_INT64_LEN + 1];
-    ngx_str_t   tenant;
+    ngx_str_t   tenant, customer;
 
     last = payload->data + payload->len;
     colon = ngx_strlchr(payload->data, last, ':');
     first = colon ? ngx_strlchr(colon, last, ' ') : NULL;
     second = first ? ngx_strlchr(first + 1, last, ' ') : NULL;
 
-    if (channel->len == 0 || second == NULL) {
+    if (channel->len == 0 || colon == NULL) {
         return;
     }
 
     tenant.data = payload->data;
     tenant.len = colon - payload->data;
+
+    if (first == NULL) {
+        customer.data = colon + 1;
+        customer.len = last - customer.data;
+        ngx_commerce_recs_recent_forget(&tenant, &customer);
+        return;
+    }
+
+    if (second == NULL) {
+        return;
+    }
 
     product = ngx_atoof(first + 1, second - first - 1);
     time = ngx_atoof(second + 1, last - second - 1);

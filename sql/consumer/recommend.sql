@@ -1,7 +1,8 @@
 -- L18: recommendations follow what happens, on every node.
 
 -- What was put into a cart is kept like what was looked at, for the next answer and the next training; whoever did something is told to
--- all edges: one that does not know of it asks again for the last things that this visitor did.
+-- all edges: one that does not know of it asks again for the last things that this visitor did. What was taken back, an edge cannot leave
+-- out of what it knows: it forgets whose order that was, and asks again.
 CREATE OR REPLACE FUNCTION consumer.recommend_signal(m event.message) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -14,6 +15,15 @@ BEGIN
         IF NOT FOUND THEN
             RETURN;
         END IF;
+    END IF;
+
+    IF m.type = 'OrderCancelled' THEN
+        SELECT coalesce(owner, nullif(o.guest, '')) INTO owner
+          FROM shop.orders o WHERE o.tenant_id = m.tenant_id AND o.id = (m.payload ->> 'order_id')::uuid;
+        IF owner IS NOT NULL THEN
+            PERFORM pg_notify('commerce_recent', format('%s:%s', m.tenant_id, owner));
+        END IF;
+        RETURN;
     END IF;
 
     IF m.topic = 'cart.updated' AND m.payload ->> 'action' = 'add' AND owner IS NOT NULL THEN

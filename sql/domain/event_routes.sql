@@ -18,7 +18,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
            ('OrderCreated', 'shop.order.created.v1', 'order-events', '{consumer.webhooks}'::text[]),
            ('OrderConfirmed', 'shop.order.confirmed.v1', 'order-events', '{consumer.webhooks,consumer.notify_order}'::text[]),
            ('OrderPaymentReview', 'shop.order.payment-review.v1', 'order-events', '{consumer.webhooks}'::text[]),
-           ('OrderCancelled', 'shop.order.cancelled.v1', 'order-events', '{consumer.webhooks,consumer.inventory_order,consumer.notify_order}'::text[]),
+           ('OrderCancelled', 'shop.order.cancelled.v1', 'order-events', '{consumer.webhooks,consumer.inventory_order,consumer.notify_order,consumer.recommend_signal}'::text[]),
            ('OrderProcessing', 'shop.order.processing.v1', 'order-events', '{consumer.webhooks}'::text[]),
            ('OrderShipped', 'shop.order.shipped.v1', 'order-events', '{consumer.webhooks,consumer.notify_order}'::text[]),
            ('OrderDelivered', 'shop.order.delivered.v1', 'order-events', '{consumer.webhooks,consumer.notify_order}'::text[]),
