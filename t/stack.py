@@ -77,6 +77,16 @@ def frozen(pids):
         tell(signal.SIGCONT)
 
 
+def limit_files(pid, soft):
+    """How many descriptors a process may have from now on; as its own user, who may say so without privileges."""
+    ids = re.findall(r"^[UG]id:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)
+    subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={soft}:"], check=True, user=int(ids[0]), group=int(ids[1]))
+
+
+def files_limit(pid):
+    return int(re.search(r"^Max open files\s+(\d+)", pathlib.Path(f"/proc/{pid}/limits").read_text(), re.M)[1])
+
+
 @contextlib.contextmanager
 def frozen_postgres(shop):
     """PostgreSQL takes connections and says nothing.  Who starts its processes stops first, so that none is new among them; from then

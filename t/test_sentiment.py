@@ -12,7 +12,7 @@ import time
 import pytest
 
 from shared import shared
-from stack import ROOT, wait_for
+from stack import ROOT, files_limit, limit_files, wait_for
 from world import made
 
 TRAIN = ROOT / "objs" / "commerce-train"
@@ -264,6 +264,25 @@ def test_a_refusal_lasts_as_long_as_its_file(shop, trained):
     assert trained.used() == {2000}
     trained.file.chmod(0o644)
     wait_for(lambda: trained.used() == {1000}, 20, "now they may")
+    trained.publish(2000)
+
+
+def test_a_file_for_which_there_is_no_descriptor_is_tried_again(shop, trained):
+    """Nothing is wrong with it: the worker says once that it has to wait, and takes it as soon as it can."""
+    def told(words):
+        return sum(f" {worker}#" in line and words in line for line in shop.log_lines()[mark:])
+
+    shop.expect_log(r"24: Too many open files")
+    worker = shop.workers()[0]
+    mark, most = len(shop.log_lines()), files_limit(worker)
+    limit_files(worker, 3)
+    try:
+        trained.put(trained.train(1000))
+        wait_for(lambda: told("has to wait: it cannot be opened"), 20, "the worker has no descriptor for it")
+    finally:
+        limit_files(worker, most)
+    wait_for(lambda: trained.used() == {1000}, 20, "both take the file, which nobody has touched")
+    assert (told("has to wait"), told("is no model")) == (1, 0)
     trained.publish(2000)
 
 

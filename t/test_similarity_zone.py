@@ -1,10 +1,13 @@
 """The zone of the similarity tables: what is not let in, who leaves, and for how many there is room."""
 
+import contextlib
+import os
+import pathlib
 import subprocess
 
 import pytest
 
-from stack import wait_for
+from stack import files_limit, limit_files, wait_for
 from tables import TRAIN, Tables, catalogue, status
 
 
@@ -67,6 +70,40 @@ def test_a_folder_full_of_junk(shop, trained):
         junk[1].unlink()
         counted(shop, refused=0)
     trained.shown(trained.generation)
+
+
+def test_a_file_for_which_there_is_no_descriptor_is_tried_again(shop, trained):
+    """It is no refusal: the loader says once that files have to wait, and takes this one as soon as it can."""
+    def squeeze():
+        """Leaves worker 0 one descriptor, which the folder takes."""
+        used = set()
+        for link in pathlib.Path(f"/proc/{worker}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if not os.readlink(link).startswith(str(trained.folder)):
+                    used.add(int(link.name))
+        limit_files(worker, next(n for n in range(most) if n not in used) + 1)
+
+    def told(words):
+        return sum(f" {worker}#" in line and words in line for line in shop.log_lines()[mark:])
+
+    def waits():
+        squeeze()
+        return told("cannot be opened")
+
+    shop.expect_log(r"24: Too many open files")
+    worker = shop.workers()[0]
+    most = files_limit(worker)
+    table = trained.train()
+    mark = len(shop.log_lines())
+    squeeze()
+    try:
+        trained.put(table)
+        wait_for(waits, 20, "the table cannot be opened")
+    finally:
+        limit_files(worker, most)
+    trained.shown(trained.generation)
+    counted(shop, refused=0)
+    assert (told("cannot be opened now"), told("cannot be opened;")) == (1, 0)
 
 
 @pytest.fixture

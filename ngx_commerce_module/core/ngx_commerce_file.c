@@ -50,6 +50,13 @@ ngx_commerce_file_settled(const ngx_commerce_file_t *file)
 }
 
 
+bool
+ngx_commerce_file_scarce(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
+
 const char *
 ngx_commerce_file_read(int fd, void *data, const ngx_commerce_file_t *file)
 {

@@ -36,6 +36,10 @@ bool ngx_commerce_file_same(const ngx_commerce_file_t *a,
 
 bool ngx_commerce_file_settled(const ngx_commerce_file_t *file);
 
+/* "error" of opening it tells of want of descriptors or memory, nothing of the file: it is to be tried again. */
+
+bool ngx_commerce_file_scarce(int error);
+
 /* All its bytes into "data", and it is still the same one; NULL, or what is wrong.  May block. */
 
 const char *ngx_commerce_file_read(int fd, void *data,

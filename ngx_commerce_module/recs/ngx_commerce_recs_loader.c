@@ -6,7 +6,8 @@
  * into free memory of the zone, checked there, and shown; so whatever happens
  * to the file afterwards, or while it is read, harms nobody.  One that is no
  * good is told about once; the table before it stays.  One for which there was
- * no room is tried again when there is.
+ * no room is tried again when there is, and one for which there was no
+ * descriptor in the next round.
  */
 
 #include "ngx_commerce_recs_internal.h"
@@ -29,12 +30,14 @@ typedef struct {
     ngx_log_t                *log;
     ngx_uint_t                complained;       /* the folder cannot be read, and that was said */
     ngx_uint_t                crowded;          /* more is refused than is remembered, and that was said */
+    ngx_uint_t                waiting;          /* files wait for descriptors, and that was said */
     uint64_t                  gone_from;        /* where the next round looks for tables without a file */
 
     /* in this round */
     uint64_t                  room;             /* for one table, bytes */
     uint64_t                  places;           /* for tables of other shops */
     uint64_t                  untold;           /* refused, and not remembered */
+    ngx_err_t                 scarce;           /* why a file was left to the next round; 0: none was */
 
     /* what a round found, for the event loop */
     uint64_t                  gone[NGX_COMMERCE_RECS_ROUND];
@@ -54,6 +57,7 @@ static void ngx_commerce_recs_loader_withdraw(
 static void ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log);
 static void ngx_commerce_recs_round_scan(ngx_commerce_recs_round_t *round);
 static void ngx_commerce_recs_round_crowd(ngx_commerce_recs_round_t *round);
+static void ngx_commerce_recs_round_wait(ngx_commerce_recs_round_t *round);
 static void ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round,
     int dir, const char *name, uint64_t tenant);
 static ngx_uint_t ngx_commerce_recs_round_due(
@@ -186,6 +190,7 @@ ngx_commerce_recs_loader_thread(void *data, ngx_log_t *log)
     round->ngone = 0;
     round->nloaded = 0;
     round->untold = 0;
+    round->scarce = 0;
 
     if (!ngx_commerce_tables_lock(&round->tables)) {
         return;
@@ -247,6 +252,7 @@ ngx_commerce_recs_round_scan(ngx_commerce_recs_round_t *round)
 
     ngx_commerce_recs_round_gone(round, dirfd(dir));
     ngx_commerce_recs_round_crowd(round);
+    ngx_commerce_recs_round_wait(round);
 
     (void) closedir(dir);
 }
@@ -282,6 +288,22 @@ ngx_commerce_recs_round_crowd(ngx_commerce_recs_round_t *round)
 }
 
 
+/* Once, until a round can open whatever it wants to. */
+
+static void
+ngx_commerce_recs_round_wait(ngx_commerce_recs_round_t *round)
+{
+    if (round->scarce && !round->waiting) {
+        ngx_log_error(NGX_LOG_ERR, round->log, round->scarce,
+                      "commerce_similarity_zone: files of \"%s\" cannot be "
+                      "opened now; the tables before them stay, each round "
+                      "tries again", round->path);
+    }
+
+    round->waiting = (round->scarce != 0);
+}
+
+
 static void
 ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round, int dir,
     const char *name, uint64_t tenant)
@@ -305,6 +327,11 @@ ngx_commerce_recs_round_file(ngx_commerce_recs_round_t *round, int dir,
 
     if (fd == -1) {
         err = ngx_errno;
+
+        if (ngx_commerce_file_scarce(err)) {
+            round->scarce = err;
+            return;
+        }
 
         if (ngx_commerce_recs_round_refuse(round, tenant, &file, false)) {
             ngx_log_error(NGX_LOG_ERR, round->log, err,

@@ -3,7 +3,8 @@
  *
  * A thread looks at the file every interval.  One that has changed is read
  * into memory of its own, checked there and made read-only; the event loop
- * then takes it in place of the one before.
+ * then takes it in place of the one before.  One for which there was no
+ * descriptor or no memory is tried again in the next round.
  */
 
 #include "ngx_commerce_sentiment_model.h"
@@ -37,6 +38,8 @@ typedef struct {
     ngx_log_t                      *log;
     ngx_commerce_file_t             seen;   /* taken or refused */
     ngx_uint_t                      refused;
+    ngx_err_t                       err;    /* of opening or mapping, in this round */
+    ngx_uint_t                      waiting; /* for descriptors or memory, and that was said */
     ngx_commerce_sentiment_copy_t   copy;   /* a new one, for the event loop */
     ngx_uint_t                      hasty;  /* does not wait for the file to settle */
 } ngx_commerce_sentiment_round_t;
@@ -56,6 +59,8 @@ static ngx_int_t ngx_commerce_sentiment_init(ngx_conf_t *cf);
 static ngx_int_t ngx_commerce_sentiment_init_process(ngx_cycle_t *cycle);
 static ngx_msec_t ngx_commerce_sentiment_take(void *data);
 static void ngx_commerce_sentiment_thread(void *data, ngx_log_t *log);
+static void ngx_commerce_sentiment_wait(
+    ngx_commerce_sentiment_round_t *round, const char *why);
 static const char *ngx_commerce_sentiment_load(
     ngx_commerce_sentiment_round_t *round, int fd,
     const ngx_commerce_file_t *file);
@@ -325,9 +330,12 @@ ngx_commerce_sentiment_thread(void *data, ngx_log_t *log)
 
     /* NONBLOCK: a fifo must not hold the thread */
 
+    round->err = 0;
+
     fd = open(round->path, O_RDONLY|O_CLOEXEC|O_NONBLOCK);
 
     if (fd == -1) {
+        round->err = ngx_errno;
         why = "it cannot be opened";
 
     } else if (fstat(fd, &st) == -1 || !S_ISREG(st.st_mode)) {
@@ -342,6 +350,12 @@ ngx_commerce_sentiment_thread(void *data, ngx_log_t *log)
         (void) close(fd);
     }
 
+    if (ngx_commerce_file_scarce(round->err)) {
+        ngx_commerce_sentiment_wait(round, why);
+        return;
+    }
+
+    round->waiting = 0;
     round->seen = file;
     round->refused = (why != NULL);
 
@@ -354,6 +368,22 @@ ngx_commerce_sentiment_thread(void *data, ngx_log_t *log)
                       : "reviews get no sentiment; make one with "
                         "\"commerce-train sentiment fit\"");
     }
+}
+
+
+/* Once, until the file is taken or refused. */
+
+static void
+ngx_commerce_sentiment_wait(ngx_commerce_sentiment_round_t *round,
+    const char *why)
+{
+    if (!round->waiting) {
+        ngx_log_error(NGX_LOG_ERR, round->log, round->err,
+                      "commerce_sentiment_model: \"%s\" has to wait: %s; each "
+                      "round tries again", round->path, why);
+    }
+
+    round->waiting = 1;
 }
 
 
@@ -378,6 +408,7 @@ ngx_commerce_sentiment_load(ngx_commerce_sentiment_round_t *round, int fd,
                 MAP_PRIVATE|MAP_ANONYMOUS, -1, 0);
 
     if (data == MAP_FAILED) {
+        round->err = ngx_errno;
         return "there is no memory for it";
     }
 
