@@ -39,8 +39,9 @@ def drain(shop):
 
 def emit(db, n, aggregate="a", tenant=1, topic="user.interaction", type_="shop.user.interaction.v1", text=""):
     db.execute("SELECT set_config('commerce.tenant_id', %s, false)", (str(tenant),))
-    db.execute("SELECT domain.emit(%s, %s, 'test', %s, jsonb_build_object('user_id', NULL, 'metadata', jsonb_build_object("
-               "'n', %s::int, 'text', %s::text)))", (topic, type_, aggregate, n, text))
+    metadata = {"n": n, "text": text} if text else {"n": n}
+    db.execute("SELECT domain.emit(%s, %s, 'test', %s, jsonb_build_object('user_id', NULL, 'metadata', %s::jsonb))",
+               (topic, type_, aggregate, json.dumps(metadata)))
 
 
 def as_owner(shop):

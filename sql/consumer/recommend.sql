@@ -21,7 +21,7 @@ BEGIN
         SELECT coalesce(owner, nullif(o.guest, '')) INTO owner
           FROM shop.orders o WHERE o.tenant_id = m.tenant_id AND o.id = (m.payload ->> 'order_id')::uuid;
         IF owner IS NOT NULL THEN
-            PERFORM pg_notify('commerce_recent', format('%s:%s', m.tenant_id, owner));
+            PERFORM domain.recent_tell(m.tenant_id, owner);
         END IF;
         RETURN;
     END IF;

@@ -89,11 +89,13 @@ END
 $$;
 
 
--- Tells all edges what somebody did: those that do not know of it ask again. owner: 'u:' and the user's id, or a guest as the module
--- names his cart; product: 0 when it is none.
-CREATE OR REPLACE FUNCTION domain.recent_tell(tenant bigint, owner text, product bigint, at timestamptz) RETURNS void
+-- Tells all edges what somebody did: those that do not know of it ask again. Without a product something was taken back, which an edge
+-- cannot leave out of what it knows: it forgets that customer. owner: 'u:' and the user's id, or a guest as the module names his cart;
+-- product: 0 when it is none.
+CREATE OR REPLACE FUNCTION domain.recent_tell(tenant bigint, owner text, product bigint DEFAULT NULL, at timestamptz DEFAULT NULL)
+RETURNS void
 LANGUAGE sql AS $$
-    SELECT pg_notify('commerce_recent', format('%s:%s %s %s', tenant, owner, product, (extract(epoch FROM at) * 1000)::bigint))
+    SELECT pg_notify('commerce_recent', concat_ws(' ', tenant || ':' || owner, product, (extract(epoch FROM at) * 1000)::bigint))
 $$;
 
 
