@@ -37,8 +37,7 @@ $$;
 CREATE OR REPLACE FUNCTION api.user_erase() RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    u         shop.app_user := domain.current_app_user();
-    sessions  uuid[];
+    u  shop.app_user := domain.current_app_user();
 BEGIN
     IF 'owner' = ANY (u.roles) AND NOT EXISTS (
             SELECT FROM shop.app_user a
@@ -50,9 +49,7 @@ BEGIN
         PERFORM domain.audit('UserErased', 'user', u.id::text);
     END IF;
 
-    sessions := domain.sessions_of(u.id);
-    PERFORM domain.user_erase(u.id);
-    RETURN (200, json_build_object('erased', true, 'user_id', u.id)::text, NULL, domain.revoke_user(u.id, sessions => sessions))::api.reply;
+    RETURN (200, json_build_object('erased', true, 'user_id', u.id)::text, NULL, (domain.user_erase_and_revoke(u.id)).edge)::api.reply;
 END
 $$;
 
@@ -60,14 +57,13 @@ $$;
 CREATE OR REPLACE FUNCTION api.customer_erase(id uuid) RETURNS api.reply
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    sessions  uuid[];
+    edge  jsonb;
 BEGIN
     PERFORM domain.need('customers.write');
     PERFORM domain.customer_row(id);
-    sessions := domain.sessions_of(id);
-    PERFORM domain.user_erase(id);
+    edge := (domain.user_erase_and_revoke(id)).edge;
     PERFORM domain.audit('CustomerErased', 'user', id::text);
-    RETURN (200, json_build_object('erased', true, 'user_id', id)::text, NULL, domain.revoke_user(id, sessions => sessions))::api.reply;
+    RETURN (200, json_build_object('erased', true, 'user_id', id)::text, NULL, edge)::api.reply;
 END
 $$;
 

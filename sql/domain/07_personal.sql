@@ -138,6 +138,22 @@ BEGIN
 END
 $$;
 
+-- The same, and no access token of the user is good any more. Sessions are named, so that an edge whose clock is ahead of this one does not
+-- take their tokens for younger. erased: as above; edge belongs into the reply.
+CREATE OR REPLACE FUNCTION domain.user_erase_and_revoke(user_id uuid, OUT erased boolean, OUT edge jsonb)
+LANGUAGE plpgsql AS $$
+DECLARE
+    -- the erasure deletes them
+    sessions  uuid[] := ARRAY(SELECT s.id
+                                FROM shop.session s
+                               WHERE s.tenant_id = domain.tenant_id() AND s.user_id = user_erase_and_revoke.user_id
+                                 AND s.revoked_at IS NULL);
+BEGIN
+    erased := domain.user_erase(user_id);
+    edge := domain.revoke_user(user_id, sessions => sessions);
+END
+$$;
+
 -- Erases again whom a restore has brought back. Returns how many; asked in every round of maintenance, and by scripts/erasures.
 CREATE OR REPLACE FUNCTION domain.erasures_repeat() RETURNS int
 LANGUAGE plpgsql AS $$
@@ -151,8 +167,7 @@ BEGIN
           JOIN shop.app_user u ON u.tenant_id = x.tenant_id AND u.id = x.user_id
          WHERE x.tenant_id = domain.tenant_id() AND u.email NOT LIKE 'erased-%@erased.invalid'
     LOOP
-        IF domain.user_erase(e.user_id) THEN
-            PERFORM domain.revoke_user(e.user_id);
+        IF (domain.user_erase_and_revoke(e.user_id)).erased THEN
             done := done + 1;
         END IF;
     END LOOP;

@@ -213,15 +213,6 @@ BEGIN
 END
 $$;
 
--- The sessions of a user that have not ended, without taking them: for an erasure, which deletes them. Named, their tokens are void also
--- where an edge's clock is ahead of this one.
-CREATE OR REPLACE FUNCTION domain.sessions_of(user_id uuid) RETURNS uuid[]
-LANGUAGE sql STABLE AS $$
-    SELECT coalesce(array_agg(s.id), '{}')
-      FROM shop.session s
-     WHERE s.tenant_id = domain.tenant_id() AND s.user_id = sessions_of.user_id AND s.revoked_at IS NULL
-$$;
-
 -- Ends one session, whoever's it is; NULL when it had ended before.
 CREATE OR REPLACE FUNCTION domain.session_end(p_session_id uuid) RETURNS jsonb
 LANGUAGE plpgsql AS $$
