@@ -31,6 +31,8 @@ MODE = os.environ.get("COMMERCE_TEST_MODE", "plain")
 # how much longer than alone things may take beside others on a small machine
 SLOW = 12 if MODE == "asan" else 6
 TEMPLATE = "commerce"
+# bcrypt of "password", cost 10: for accounts whose logins a test need not wait for
+CHEAP = "$2b$10$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK"
 TENANTS = {"demo": 1, "acme": 2, "globex": 3, "platform": 4}
 # jobs that run for files with JOBS = (name,) only: others look at rows before anybody has sent what they tell of
 QUIET = {"notifications", "webhooks"}

@@ -9,12 +9,11 @@ import httpx
 import jwt
 import pytest
 
-from stack import ROOT, wait_for
+from stack import CHEAP, ROOT, wait_for
 
 PROFILE = "/api/v1/users/profile"
 GUARDED = "location = /guarded { commerce_auth required; commerce_jwks; }"
 EMAIL = "rotation@example.com"
-CHEAP = "$2b$10$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK"
 
 
 class Load(threading.Thread):

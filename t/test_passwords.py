@@ -6,13 +6,10 @@ import time
 
 import pytest
 
-from stack import wait_for
+from stack import CHEAP, wait_for
 
 LOGIN = "/api/v1/auth/login"
 EMAIL = "test@example.com"
-
-# bcrypt of "password", cost 10
-CHEAP = "$2b$10$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK"
 
 
 def limited(text):

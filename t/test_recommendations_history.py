@@ -9,12 +9,11 @@ import uuid
 import httpx
 import pytest
 
-from stack import wait_for
+from stack import CHEAP, wait_for
 from tables import GROUPS, group, ids, listed, newcomer, sold_by_acme
 
 GUEST = {"email": "guest@example.com",
          "shipping_address": {"name": "A Guest", "line1": "1 Road", "city": "Town", "postal_code": "12345", "country": "DE"}}
-CHEAP = "$2b$10$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK"     # of "password"
 
 
 PATIENT = (r"(commerce_postgres\s+read\s[^;]*)statement_timeout=", r"\1lock_timeout=20s statement_timeout=")

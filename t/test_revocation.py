@@ -9,7 +9,7 @@ import uuid
 import httpx
 import pytest
 
-from stack import wait_for
+from stack import CHEAP, wait_for
 
 HERE = pathlib.Path(__file__).parent
 PROFILE = "/api/v1/users/profile"
@@ -149,8 +149,7 @@ def test_a_refresh_under_way_is_no_login(revoking, user):
 
 def test_a_login_right_after_is_good(revoking, user):
     """Within the same second too, whatever worker issues the token."""
-    revoking.rows("SELECT domain.user_put(1, %s, '$2b$10$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK', 'Cheap')",
-                  "again@example.com")
+    revoking.rows("SELECT domain.user_put(1, %s, %s, 'Cheap')", "again@example.com", CHEAP)
     again = str(revoking.value("SELECT id::text FROM shop.app_user WHERE email = 'again@example.com'"))
     for _ in range(4):
         before = revoking.edge("again@example.com", tenant="demo").headers["Authorization"][7:]
