@@ -8,10 +8,12 @@ from stack import free_ports, wait_for
 
 
 class Broker:
-    """brokers: where it listens.  began: what the outbox marks as sent after that time is in a topic.  short: see everything()."""
+    """brokers: where it listens.  waiting, last: the events that were to be sent when it began, and the last one of all: the first, and
+    what came after the last, come to topics.  short: see everything()."""
 
     def __init__(self, shop, port):
-        self.shop, self.brokers, self.began, self.short = shop, f"127.0.0.1:{port}", None, []
+        self.shop, self.brokers, self.short = shop, f"127.0.0.1:{port}", []
+        self.waiting, self.last = [], 0
 
     @classmethod
     def beside(cls, shop, **configuration):
@@ -22,7 +24,8 @@ class Broker:
         shop.configure(**configuration)
         shop.stop("nginx")
         made = cls(shop, port)
-        made.began = shop.value("SELECT clock_timestamp() AS now")
+        made.waiting = shop.value("SELECT coalesce(array_agg(id), '{}') FROM event.unsent")
+        made.last = shop.value("SELECT coalesce(max(id), 0) FROM event.outbox")
         shop.start("kafka", "nginx")
         return made
 

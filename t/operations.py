@@ -197,7 +197,7 @@ class Picture:
         self.db.execute("UPDATE event.retry SET next_at = now()")
         self.db.execute("SELECT api.events_feed(1000)")
         return not self.db.execute(
-            "SELECT EXISTS (SELECT FROM event.outbox WHERE sent_at IS NULL) OR EXISTS (SELECT FROM shop.notification WHERE status = 'queued' "
+            "SELECT EXISTS (SELECT FROM event.unsent) OR EXISTS (SELECT FROM shop.notification WHERE status = 'queued' "
             "AND lease IS NOT NULL AND next_at > now()) OR EXISTS (SELECT FROM shop.webhook_delivery WHERE status = 'queued' "
             "AND lease IS NOT NULL AND next_at > now()) AS unsent").fetchone()["unsent"]
 

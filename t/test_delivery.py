@@ -114,7 +114,7 @@ def test_each_step_of_an_order_is_one_mail(shop, staff, catcher):
     # events that come again are the same notifications
     answer = staff.post("/api/v1/admin/events/replay", json={"from": order["created_at"], "consumer": "consumer.notify_order"})
     assert answer.status_code == 202, answer.text
-    wait_for(lambda: not shop.value("SELECT EXISTS (SELECT FROM event.outbox WHERE sent_at IS NULL)"), PATIENCE, "events are consumed")
+    wait_for(lambda: not shop.value("SELECT EXISTS (SELECT FROM event.unsent)"), PATIENCE, "events are consumed")
     wait_for(lambda: not shop.value("SELECT EXISTS (SELECT FROM shop.notification WHERE recipient = %s AND status = 'queued')", to), PATIENCE,
              "nothing is left to send")
     found = mails(catcher, to)

@@ -81,7 +81,7 @@ def test_events_reach_consumers_once_and_in_order(shop, consumer):
         emit(db, 99, aggregate="one", tenant=2)
     drain(shop)
     assert got(shop) == list(range(30)) and got(shop, 2) == [99]
-    assert shop.value("SELECT count(*) FROM event.outbox WHERE sent_at IS NULL") == 0
+    assert shop.value("SELECT count(*) FROM event.unsent") == 0
     feed(shop, 3)
     assert got(shop) == list(range(30))
 
@@ -197,7 +197,8 @@ def test_the_script_replays_by_pages(shop, consumer):
         db.execute("SELECT set_config('commerce.tenant_id', '1', false)")
         db.execute("SELECT domain.emit('user.interaction', 'shop.user.interaction.v1', 'test', 'p' || n % 20, jsonb_build_object("
                    "'user_id', NULL, 'metadata', jsonb_build_object('n', n))) FROM generate_series(1, 10005) n")
-        db.execute("UPDATE event.outbox SET sent_at = now(), created_at = created_at + (payload::json #>> '{metadata,n}')::int * interval '1 us'"
+        db.execute("DELETE FROM event.unsent USING event.outbox o WHERE o.id = unsent.id AND o.aggregate_id LIKE 'p%'")
+        db.execute("UPDATE event.outbox SET created_at = created_at + (payload::json #>> '{metadata,n}')::int * interval '1 us'"
                    " WHERE aggregate_id LIKE 'p%'")
         start = db.execute("SELECT min(created_at)::text AS at FROM event.outbox WHERE aggregate_id LIKE 'p%'").fetchone()["at"]
         emit(db, 0, aggregate="later")
@@ -207,10 +208,10 @@ def test_the_script_replays_by_pages(shop, consumer):
         return shop.run(*arguments, script="scripts/replay", check=check)
 
     assert "10005" in script(*chosen, "--dry-run").stdout
-    assert not shop.value("SELECT count(*) FROM event.outbox WHERE aggregate_id LIKE 'p%' AND sent_at IS NULL")
+    assert not shop.value("SELECT count(*) FROM event.unsent JOIN event.outbox USING (id, created_at) WHERE aggregate_id LIKE 'p%'")
     assert "10005 events are sent" in script(*chosen).stdout
-    assert shop.value("SELECT count(*) FROM event.outbox WHERE aggregate_id LIKE 'p%' AND sent_at IS NULL") == 10005
-    shop.rows("DELETE FROM event.outbox WHERE aggregate_id LIKE 'p%' RETURNING 1")
+    assert shop.value("SELECT count(*) FROM event.unsent JOIN event.outbox USING (id, created_at) WHERE aggregate_id LIKE 'p%'") == 10005
+    shop.rows("DELETE FROM event.unsent USING event.outbox o WHERE o.id = unsent.id AND o.aggregate_id LIKE 'p%' RETURNING 1")
     assert script("--from", "never", check=False).returncode and script("--dry-run", check=False).returncode
     unknown = script(*chosen, "--consumer", "consumer.none", check=False)
     assert unknown.returncode and "no such consumer" in unknown.stderr
@@ -311,12 +312,12 @@ def test_what_nobody_wants_costs_no_row_and_comes_to_nobody_later(shop, staff, e
         if way == "feed":
             drain(shop)
             return
-        rows = shop.rows("SELECT o.*, domain.ts(o.created_at) AS at FROM event.outbox o WHERE sent_at IS NULL ORDER BY id")
+        rows = shop.rows("SELECT o.*, domain.ts(o.created_at) AS at FROM event.outbox o WHERE id IN (SELECT id FROM event.unsent) ORDER BY id")
         answer = consume(shop, [{"topic": r["topic"], "partition": 0, "offset": r["id"], "payload": json.loads(r["payload"]), "headers": {
             "ce_id": str(r["event_id"]), "ce_tenantid": str(r["tenant_id"]), "ce_type": "shop.product.updated.v1",
             "ce_subject": r["aggregate_id"], "ce_source": "/tenants/1/product", "ce_time": r["at"]}} for r in rows])
         assert answer == {"done": len(rows), "dead": 0}
-        shop.rows("UPDATE event.outbox SET sent_at = now() WHERE sent_at IS NULL RETURNING 1")
+        shop.rows("DELETE FROM event.unsent RETURNING 1")
 
     def known():
         return shop.value("SELECT count(*) FROM event.inbox i JOIN event.outbox o USING (tenant_id, event_id) WHERE o.aggregate_id = 'hooked' "
@@ -376,16 +377,17 @@ def test_shards_are_shared_out_and_taken_over(shop):
         b, _ = lease("b")
         assert (a, b) == (list(range(8)), list(range(8, 16)))
         # nobody else's shards are handed out, and the feed leaves them alone
-        assert not shop.rows("SELECT * FROM api.relay_turn('b', %s::smallint[], NULL, NULL, 10)", a)
+        assert not shop.rows("SELECT * FROM api.relay_turn('b', %s::smallint[], 10, NULL, NULL, NULL)", a)
         with as_owner(shop) as db:
             emit(db, 5, aggregate="leased")
         feed(shop)
-        assert shop.value("SELECT count(*) FROM event.outbox WHERE aggregate_id = 'leased' AND sent_at IS NULL") == 1
-        rows = shop.rows("SELECT t.* FROM unnest(ARRAY['a', 'b']) h, api.relay_turn(h, %s::smallint[], NULL, NULL, 100) t", a + b)
+        assert shop.value("SELECT count(*) FROM event.unsent JOIN event.outbox USING (id) WHERE aggregate_id = 'leased'") == 1
+        rows = shop.rows("SELECT t.* FROM unnest(ARRAY['a', 'b']) h, api.relay_turn(h, %s::smallint[], 100, NULL, NULL, NULL) t", a + b)
         row = next(r for r in rows if r["subject"] == "leased")
         assert row["key"] == "1:leased" and row["source"] == "/tenants/1/test" and row["type"] == "shop.user.interaction.v1"
-        shop.rows("SELECT * FROM api.relay_turn('a', '{}', %s::bigint[], %s, 1)", [row["id"]], row["created_at"])
-        assert shop.value("SELECT sent_at FROM event.outbox WHERE id = %s", row["id"])
+        shop.rows("SELECT * FROM api.relay_turn('a', '{}', 1, %s::smallint[], %s::bigint[], %s::uuid[])",
+                  [row["shard"]], [row["id"]], [row["event_id"]])
+        assert not shop.value("SELECT count(*) FROM event.unsent WHERE id = %s", row["id"])
         # one that is not heard of loses its shards
         shop.rows("UPDATE event.relay_shard SET until = now() - interval '1 second' WHERE holder = 'a' RETURNING 1")
         shop.rows("UPDATE event.relay_node SET until = now() - interval '1 second' WHERE holder = 'a' RETURNING 1")
@@ -398,24 +400,56 @@ def test_shards_are_shared_out_and_taken_over(shop):
     drain(shop)
 
 
+def test_a_turn_reads_what_it_hands_on(shop):
+    """However many events wait: PostgreSQL knew the table as empty when it planned, which is what it mostly is."""
+    def read(db):
+        """Rows of the table that were looked at until now, by its index or without."""
+        db.execute("SELECT pg_stat_force_next_flush()")
+        return shop.value("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relid = 'event.unsent'::regclass")
+
+    drain(shop)
+    with shop.db() as db:
+        db.execute("VACUUM (ANALYZE) event.unsent")
+        # the shop's own feed leaves them alone from here on
+        assert db.execute("SELECT shards FROM api.relay_lease('a', '{}', 60000)").fetchone()["shards"] == list(range(16))
+        try:
+            db.execute("SELECT set_config('commerce.tenant_id', '1', false)")
+            db.execute("SELECT domain.emit('user.interaction', 'shop.user.interaction.v1', 'test', n::text, '{}') FROM generate_series(1, 20000) n")
+            marks, begin = (None, None, None), read(db)
+            for many in (50, 50, 1):
+                rows = db.execute("SELECT * FROM api.relay_turn('a', %s::smallint[], %s, %s::smallint[], %s::bigint[], %s::uuid[])",
+                                  (list(range(16)), many, *marks)).fetchall()
+                assert len(rows) == 16 * many
+                marks = tuple([row[name] for row in rows] for name in ("shard", "id", "event_id"))
+            # each is looked at when it is claimed and when it is marked
+            assert 2 * 1600 <= read(db) - begin < 3 * 1600
+            assert db.execute("SELECT events FROM api.relay_lag()").fetchone()["events"] == 16 * 1000
+            assert db.execute("SELECT count(*) FROM event.unsent").fetchone()["count"] == 20000 - 1600
+        finally:
+            db.execute("SELECT api.relay_leave('a')")
+            db.execute("DELETE FROM event.unsent")
+
+
 def test_a_number_that_is_handed_out_again_is_another_event(shop):
     """A server that lost its last second (an asynchronous commit, a failover) gives the numbers of that second to what comes then.  The
     relay, which had sent the first event of such a number, marks that one and not the other."""
     sent, kept = uuid.uuid4(), uuid.uuid4()
     row = shop.rows("INSERT INTO event.outbox (tenant_id, event_id, topic, type, aggregate, aggregate_id, payload, shard) "
                     "VALUES (1, %s, 'user.interaction', 'shop.user.interaction.v1', 'test', 'lost', '{}', domain.shard('lost')) "
-                    "RETURNING id, created_at", sent)[0]
-    shop.rows("DELETE FROM event.outbox WHERE id = %s RETURNING 1", row["id"])
+                    "RETURNING id, shard", sent)[0]
+    for table in ("unsent", "outbox"):
+        shop.rows(f"DELETE FROM event.{table} WHERE id = %s RETURNING 1", row["id"])
     shop.rows("INSERT INTO event.outbox (id, tenant_id, event_id, topic, type, aggregate, aggregate_id, payload, shard) OVERRIDING SYSTEM VALUE "
               "VALUES (%s, 1, %s, 'user.interaction', 'shop.user.interaction.v1', 'test', 'lost', '{}', domain.shard('lost')) RETURNING 1",
               row["id"], kept)
 
     def mark(event_id):
-        shop.rows("SELECT * FROM api.relay_turn('a', '{}', %s::bigint[], %s, 1, %s::uuid[])", [row["id"]], row["created_at"], [event_id])
-        return shop.value("SELECT sent_at FROM event.outbox WHERE aggregate_id = 'lost'")
+        shop.rows("SELECT * FROM api.relay_turn('a', '{}', 1, %s::smallint[], %s::bigint[], %s::uuid[])",
+                  [row["shard"]], [row["id"]], [event_id])
+        return shop.value("SELECT count(*) FROM event.unsent WHERE id = %s", row["id"])
 
-    assert mark(sent) is None
-    assert mark(kept)
+    assert mark(sent) == 1
+    assert mark(kept) == 0
     drain(shop)
 
 
@@ -429,9 +463,9 @@ def test_old_days_go_when_all_of_them_was_sent(shop):
                 EXECUTE format('ALTER TABLE event.outbox_%s OWNER TO commerce_owner', to_char(current_date - {days}, 'YYYYMMDD'));
                 EXECUTE format('CALL domain.isolate(%L)', 'event.outbox_' || to_char(current_date - {days}, 'YYYYMMDD'));
             END $$""")
-            db.execute("INSERT INTO event.outbox (tenant_id, event_id, topic, type, aggregate, aggregate_id, payload, shard, created_at, sent_at) "
-                       "VALUES (1, gen_random_uuid(), 't', 't', 'a', 'b', '{}', 3, current_date - %s + interval '1 hour', "
-                       "CASE WHEN %s = 21 THEN now() END)", (days, days))
+            db.execute("INSERT INTO event.outbox (tenant_id, event_id, topic, type, aggregate, aggregate_id, payload, shard, created_at) "
+                       "VALUES (1, gen_random_uuid(), 't', 't', 'a', 'b', '{}', 3, current_date - %s + interval '1 hour')", (days,))
+        db.execute("DELETE FROM event.unsent WHERE created_at < current_date - 20")
     with as_owner(shop) as db:
         assert db.execute("SELECT domain.outbox_drop()").fetchone()["outbox_drop"] == 1
         drain(shop)
@@ -462,5 +496,5 @@ def test_an_event_that_comes_after_the_erasure_leaves_nothing(shop):
                    "'user_id', %s::text, 'action', 'add', 'affected_product_id', 2))", (person, person))
         assert db.execute("SELECT domain.user_erase(%s::uuid) AS done", (person,)).fetchone()["done"]
     drain(shop)
-    assert shop.value("SELECT count(*) FROM event.outbox WHERE sent_at IS NULL") == 0
+    assert shop.value("SELECT count(*) FROM event.unsent") == 0
     assert shop.value("SELECT count(*) FROM shop.interaction WHERE user_id = %s", person) == 0

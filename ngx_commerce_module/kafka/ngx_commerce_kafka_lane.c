@@ -15,6 +15,8 @@
 #define NGX_COMMERCE_KAFKA_PACE     40          /* ms between claims of a lane that found less than it would take */
 
 
+static void ngx_commerce_kafka_lane_marks(
+    const ngx_commerce_kafka_lane_t *lane, ngx_str_t *values, u_char *p);
 static void ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
 static void ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
@@ -29,13 +31,27 @@ static ngx_uint_t ngx_commerce_kafka_lane_left(
 static rd_kafka_resp_err_t ngx_commerce_kafka_lane_produce(
     ngx_commerce_kafka_lane_t *lane, const PGresult *result, int row);
 static void ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane);
-static void ngx_commerce_kafka_lane_bury(int64_t id, u_char *since,
+static void ngx_commerce_kafka_lane_row(ngx_commerce_kafka_row_t *to,
+    const PGresult *result, int row);
+static void ngx_commerce_kafka_lane_bury(const ngx_commerce_kafka_row_t *row,
     const char *error);
 static void ngx_commerce_kafka_lane_buried(ngx_commerce_pg_op_t *op,
     ngx_commerce_pg_status_t status, const PGresult *result);
 static uint32_t ngx_commerce_kafka_lane_shards(
     const ngx_commerce_kafka_lane_t *lane);
 static uint32_t ngx_commerce_kafka_lane_own(ngx_uint_t number);
+
+
+/* Columns of api.relay_turn() that are not an attribute of the event. */
+
+enum {
+    NGX_COMMERCE_KAFKA_ID = 0,
+    NGX_COMMERCE_KAFKA_TOPIC = 1,
+    NGX_COMMERCE_KAFKA_KEY = 2,
+    NGX_COMMERCE_KAFKA_EVENT = 3,
+    NGX_COMMERCE_KAFKA_PAYLOAD = 12,
+    NGX_COMMERCE_KAFKA_SHARD = 13
+};
 
 
 /* For a topic, or for a segment of its log. */
@@ -99,68 +115,45 @@ void
 ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
     uint32_t shards)
 {
-    u_char                *p, *ids, *events;
+    size_t                 size;
+    u_char                *text;
     u_char                 list[3 * NGX_COMMERCE_KAFKA_SHARDS + 2];
     u_char                 many[NGX_INT_T_LEN];
     ngx_str_t              values[6];
-    ngx_uint_t             i;
     ngx_commerce_pg_op_t  *op;
 
-    op = ngx_commerce_pg_alloc();
-    ids = ngx_alloc(lane->sent_n * (NGX_INT64_LEN + 1
-                                    + sizeof(lane->sent[0].event) + 1) + 4,
-                    ngx_cycle->log);
+    /* of each a shard of two digits, a number and an event, and what is between these and the next */
 
-    if (op == NULL || ids == NULL) {
+    size = lane->sent_n * (2 + NGX_INT64_LEN + sizeof(lane->sent[0].event) + 3)
+           + sizeof("{}{}{}");
+
+    op = ngx_commerce_pg_alloc();
+    text = ngx_alloc(size, ngx_cycle->log);
+
+    if (op == NULL || text == NULL) {
         if (op) {
             ngx_commerce_pg_free(op);
         }
-        if (ids) {
-            ngx_free(ids);
+        if (text) {
+            ngx_free(text);
         }
         return;
     }
-
-    p = ids;
-    *p++ = '{';
-
-    for (i = 0; i < lane->sent_n; i++) {
-        p = ngx_sprintf(p, i ? ",%L" : "%L", lane->sent[i].id);
-    }
-
-    *p++ = '}';
-
-    events = p;
-    *p++ = '{';
-
-    for (i = 0; i < lane->sent_n; i++) {
-
-        if (i) {
-            *p++ = ',';
-        }
-
-        p = ngx_cpymem(p, lane->sent[i].event, sizeof(lane->sent[i].event));
-    }
-
-    *p++ = '}';
 
     values[0].data = ngx_commerce_kafka_shared->node;
     values[0].len = sizeof(ngx_commerce_kafka_shared->node);
     values[1].data = list;
     values[1].len = ngx_commerce_kafka_shards_text(list, shards) - list;
-    values[2].data = ids;
-    values[2].len = events - ids;
-    values[3].data = lane->sent_n ? lane->since : NULL;
-    values[3].len = lane->sent_n ? ngx_strlen(lane->since) : 0;
+
     lane->many = lane->number == NGX_COMMERCE_KAFKA_COMMON
                  ? ngx_min(ngx_commerce_kafka_conf->batch,
                            NGX_COMMERCE_KAFKA_BATCH / NGX_COMMERCE_KAFKA_SHARDS)
                  : ngx_commerce_kafka_conf->batch;
 
-    values[4].data = many;
-    values[4].len = ngx_sprintf(many, "%ui", lane->many) - many;
-    values[5].data = events;
-    values[5].len = p - events;
+    values[2].data = many;
+    values[2].len = ngx_sprintf(many, "%ui", lane->many) - many;
+
+    ngx_commerce_kafka_lane_marks(lane, &values[3], text);
 
     op->lane = NGX_COMMERCE_PG_EVENTS;
     op->rank = NGX_COMMERCE_PG_VITAL;
@@ -190,7 +183,38 @@ ngx_commerce_kafka_lane_claim(ngx_commerce_kafka_lane_t *lane,
         lane->not_before = ngx_current_msec + 200;
     }
 
-    ngx_free(ids);
+    ngx_free(text);
+}
+
+
+/* What is to be marked, as three arrays of PostgreSQL: shards, numbers, events. */
+
+static void
+ngx_commerce_kafka_lane_marks(const ngx_commerce_kafka_lane_t *lane,
+    ngx_str_t *values, u_char *p)
+{
+    ngx_uint_t                       i, n;
+    const ngx_commerce_kafka_row_t  *row;
+
+    for (n = 0; n < 3; n++) {
+        values[n].data = p;
+        *p++ = '{';
+
+        for (i = 0; i < lane->sent_n; i++) {
+            row = &lane->sent[i];
+
+            if (i) {
+                *p++ = ',';
+            }
+
+            p = n == 0 ? ngx_sprintf(p, "%ui", row->shard)
+                : n == 1 ? ngx_sprintf(p, "%L", row->id)
+                : ngx_cpymem(p, row->event, sizeof(row->event));
+        }
+
+        *p++ = '}';
+        values[n].len = p - values[n].data;
+    }
 }
 
 
@@ -201,6 +225,7 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     int                          row, rows;
     uint32_t                     left;
     rd_kafka_resp_err_t          err;
+    ngx_commerce_kafka_row_t     large;
     ngx_commerce_kafka_lane_t   *lane;
     ngx_commerce_kafka_relay_t  *relay;
 
@@ -231,11 +256,11 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     lane->marking = 0;
     lane->marked = 0;
 
+    rows = PQntuples(result);
+
     (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relay_turns, 1);
 
     ngx_commerce_kafka_lane_fill(lane, result);
-
-    rows = PQntuples(result);
 
     /*
      * The lease may have gone while the statement took its time, and be here
@@ -274,11 +299,8 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
         }
 
         if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE) {
-            ngx_commerce_kafka_lane_bury(
-                          ngx_atoof((u_char *) PQgetvalue(result, row, 0),
-                                    PQgetlength(result, row, 0)),
-                          (u_char *) PQgetvalue(result, row, 1),
-                          rd_kafka_err2str(err));
+            ngx_commerce_kafka_lane_row(&large, result, row);
+            ngx_commerce_kafka_lane_bury(&large, rd_kafka_err2str(err));
             continue;
         }
 
@@ -358,8 +380,10 @@ ngx_commerce_kafka_lane_fill(ngx_commerce_kafka_lane_t *lane,
 static ngx_uint_t
 ngx_commerce_kafka_lane_shard(const PGresult *result, int row)
 {
-    return (ngx_uint_t) ngx_atoi((u_char *) PQgetvalue(result, row, 14),
-                                 PQgetlength(result, row, 14))
+    return (ngx_uint_t) ngx_atoi((u_char *) PQgetvalue(result, row,
+                                                    NGX_COMMERCE_KAFKA_SHARD),
+                                 PQgetlength(result, row,
+                                             NGX_COMMERCE_KAFKA_SHARD))
            % NGX_COMMERCE_KAFKA_SHARDS;
 }
 
@@ -402,7 +426,8 @@ ngx_commerce_kafka_lane_left(ngx_commerce_kafka_lane_t *lane,
     shard = ngx_commerce_kafka_lane_shard(result, row);
 
     if (!(*left & (1u << shard))
-        && !ngx_commerce_kafka_topics_has(PQgetvalue(result, row, 2)))
+        && !ngx_commerce_kafka_topics_has(
+                            PQgetvalue(result, row, NGX_COMMERCE_KAFKA_TOPIC)))
     {
         (void) ngx_commerce_kafka_lane_apart(shard);
         *left |= 1u << shard;
@@ -416,29 +441,27 @@ static rd_kafka_resp_err_t
 ngx_commerce_kafka_lane_produce(ngx_commerce_kafka_lane_t *lane,
     const PGresult *result, int row)
 {
-    u_char                    *at;
-    uintptr_t                  opaque;
-    ngx_uint_t                 i;
-    rd_kafka_headers_t        *headers;
-    rd_kafka_resp_err_t        err;
-    ngx_commerce_kafka_row_t  *to;
+    uintptr_t            opaque;
+    ngx_uint_t           i;
+    rd_kafka_headers_t  *headers;
+    rd_kafka_resp_err_t  err;
 
-    /* CloudEvents 1.0, binary mode: columns of api.relay_turn() */
+    /* CloudEvents 1.0, binary mode */
 
     static const struct {
         const char  *name;
         int          column;
     } attributes[] = {
-        { "ce_id", 4 },
-        { "ce_source", 5 },
-        { "ce_type", 6 },
-        { "ce_subject", 7 },
-        { "ce_time", 8 },
-        { "ce_partitionkey", 3 },
-        { "ce_tenantid", 9 },
-        { "ce_aggregateversion", 10 },
-        { "ce_correlationid", 11 },
-        { "ce_traceparent", 12 },
+        { "ce_id", NGX_COMMERCE_KAFKA_EVENT },
+        { "ce_source", 4 },
+        { "ce_type", 5 },
+        { "ce_subject", 6 },
+        { "ce_time", 7 },
+        { "ce_partitionkey", NGX_COMMERCE_KAFKA_KEY },
+        { "ce_tenantid", 8 },
+        { "ce_aggregateversion", 9 },
+        { "ce_correlationid", 10 },
+        { "ce_traceparent", 11 },
     };
 
     headers = rd_kafka_headers_new(12);
@@ -460,11 +483,16 @@ ngx_commerce_kafka_lane_produce(ngx_commerce_kafka_lane_t *lane,
              | (lane->number << 12) | lane->count;
 
     err = rd_kafka_producev(ngx_commerce_kafka_relay.producer.rk,
-                  RD_KAFKA_V_TOPIC(PQgetvalue(result, row, 2)),
-                  RD_KAFKA_V_KEY(PQgetvalue(result, row, 3),
-                                 PQgetlength(result, row, 3)),
-                  RD_KAFKA_V_VALUE(PQgetvalue(result, row, 13),
-                                   PQgetlength(result, row, 13)),
+                  RD_KAFKA_V_TOPIC(PQgetvalue(result, row,
+                                              NGX_COMMERCE_KAFKA_TOPIC)),
+                  RD_KAFKA_V_KEY(PQgetvalue(result, row,
+                                            NGX_COMMERCE_KAFKA_KEY),
+                                 PQgetlength(result, row,
+                                             NGX_COMMERCE_KAFKA_KEY)),
+                  RD_KAFKA_V_VALUE(PQgetvalue(result, row,
+                                              NGX_COMMERCE_KAFKA_PAYLOAD),
+                                   PQgetlength(result, row,
+                                               NGX_COMMERCE_KAFKA_PAYLOAD)),
                   RD_KAFKA_V_HEADERS(headers),
                   RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
                   RD_KAFKA_V_OPAQUE((void *) opaque),
@@ -475,24 +503,22 @@ ngx_commerce_kafka_lane_produce(ngx_commerce_kafka_lane_t *lane,
         return err;
     }
 
-    /* one time zone, so that the text's order is that of time */
-
-    at = (u_char *) PQgetvalue(result, row, 1);
-
-    if ((lane->sent_n == 0 && lane->count == 0)
-        || ngx_strcmp(at, lane->since) < 0)
-    {
-        (void) ngx_cpystrn(lane->since, at, sizeof(lane->since));
-    }
-
-    to = &lane->rows[lane->count++];
-
-    to->id = ngx_atoof((u_char *) PQgetvalue(result, row, 0),
-                       PQgetlength(result, row, 0));
-    ngx_memcpy(to->event, PQgetvalue(result, row, 4), sizeof(to->event));
-    to->shard = ngx_commerce_kafka_lane_shard(result, row);
+    ngx_commerce_kafka_lane_row(&lane->rows[lane->count++], result, row);
 
     return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+
+static void
+ngx_commerce_kafka_lane_row(ngx_commerce_kafka_row_t *to,
+    const PGresult *result, int row)
+{
+    to->id = ngx_atoof((u_char *) PQgetvalue(result, row,
+                                             NGX_COMMERCE_KAFKA_ID),
+                       PQgetlength(result, row, NGX_COMMERCE_KAFKA_ID));
+    ngx_memcpy(to->event, PQgetvalue(result, row, NGX_COMMERCE_KAFKA_EVENT),
+               sizeof(to->event));
+    to->shard = ngx_commerce_kafka_lane_shard(result, row);
 }
 
 
@@ -524,10 +550,11 @@ ngx_commerce_kafka_lane_settle(ngx_commerce_kafka_lane_t *lane)
 
 
 static void
-ngx_commerce_kafka_lane_bury(int64_t id, u_char *since, const char *error)
+ngx_commerce_kafka_lane_bury(const ngx_commerce_kafka_row_t *row,
+    const char *error)
 {
-    u_char                 text[NGX_INT64_LEN];
-    ngx_str_t              values[3];
+    u_char                 shard[NGX_INT_T_LEN], id[NGX_INT64_LEN];
+    ngx_str_t              values[4];
     ngx_commerce_pg_op_t  *op;
 
     op = ngx_commerce_pg_alloc();
@@ -535,12 +562,14 @@ ngx_commerce_kafka_lane_bury(int64_t id, u_char *since, const char *error)
         return;
     }
 
-    values[0].data = text;
-    values[0].len = ngx_sprintf(text, "%L", id) - text;
-    values[1].data = since;
-    values[1].len = ngx_strlen(since);
-    values[2].data = (u_char *) error;
-    values[2].len = ngx_strlen(error);
+    values[0].data = shard;
+    values[0].len = ngx_sprintf(shard, "%ui", row->shard) - shard;
+    values[1].data = id;
+    values[1].len = ngx_sprintf(id, "%L", row->id) - id;
+    values[2].data = (u_char *) row->event;
+    values[2].len = sizeof(row->event);
+    values[3].data = (u_char *) error;
+    values[3].len = ngx_strlen(error);
 
     op->lane = NGX_COMMERCE_PG_EVENTS;
     op->rank = NGX_COMMERCE_PG_VITAL;
@@ -559,6 +588,11 @@ ngx_commerce_kafka_lane_buried(ngx_commerce_pg_op_t *op,
 {
     if (status == NGX_COMMERCE_PG_OK) {
         (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->dead, 1);
+
+    } else if (status == NGX_COMMERCE_PG_FAILED) {
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                      "Kafka's relay: api.relay_bury() failed: %s",
+                      PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
     }
 }
 
@@ -607,7 +641,7 @@ ngx_commerce_kafka_lane_report(rd_kafka_event_t *event)
         {
             /* for good: the brokers' limit may be lower than ours */
 
-            ngx_commerce_kafka_lane_bury(lane->rows[row].id, lane->since,
+            ngx_commerce_kafka_lane_bury(&lane->rows[row],
                                          rd_kafka_err2str(message->err));
             lane->failed++;
 

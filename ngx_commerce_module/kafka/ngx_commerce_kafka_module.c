@@ -120,12 +120,12 @@ static ngx_str_t  ngx_commerce_kafka_lease_text =
 static ngx_str_t  ngx_commerce_kafka_leave_text =
     ngx_string("SELECT api.relay_leave($1)");
 static ngx_str_t  ngx_commerce_kafka_turn_text =
-    ngx_string("SELECT t.id, t.created_at, t.topic, t.key, t.event_id, "
-               "t.source, t.type, t.subject, t.\"time\", t.tenant_id, "
+    ngx_string("SELECT t.id, t.topic, t.key, t.event_id, t.source, "
+               " t.type, t.subject, t.\"time\", t.tenant_id, "
                "t.aggregate_version, t.correlation_id, t.traceparent, "
                "t.payload, t.shard FROM api.relay_turn($1, $2, $3, $4, $5, $6) t");
 static ngx_str_t  ngx_commerce_kafka_bury_text =
-    ngx_string("SELECT api.relay_bury($1, $2, $3)");
+    ngx_string("SELECT api.relay_bury($1, $2, $3, $4)");
 static ngx_str_t  ngx_commerce_kafka_topics_text =
     ngx_string("SELECT t.topic, t.consumed FROM api.event_topics() t");
 static ngx_str_t  ngx_commerce_kafka_consume_text =
@@ -235,7 +235,7 @@ ngx_commerce_kafka_init_main_conf(ngx_conf_t *cf, void *conf)
     kmcf->turn_stmt = ngx_commerce_pg_statement(cf,
                                         &ngx_commerce_kafka_turn_text, 6);
     kmcf->bury_stmt = ngx_commerce_pg_statement(cf,
-                                        &ngx_commerce_kafka_bury_text, 3);
+                                        &ngx_commerce_kafka_bury_text, 4);
     kmcf->topics_stmt = ngx_commerce_pg_statement(cf,
                                         &ngx_commerce_kafka_topics_text, 0);
     kmcf->consume_stmt = ngx_commerce_pg_statement(cf,

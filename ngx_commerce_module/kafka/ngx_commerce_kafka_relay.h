@@ -47,7 +47,6 @@ typedef struct {
     ngx_msec_t                       not_before;
     ngx_commerce_kafka_row_t         rows[NGX_COMMERCE_KAFKA_BATCH];
     ngx_commerce_kafka_row_t         sent[2 * NGX_COMMERCE_KAFKA_BATCH];
-    u_char                           since[64]; /* of the oldest in "sent", as PostgreSQL wrote it */
 } ngx_commerce_kafka_lane_t;
 
 

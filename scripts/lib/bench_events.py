@@ -54,7 +54,7 @@ def rest(stack):
         time.sleep(0.5)
         return told(stack)['consumed'] - before
 
-    until(lambda: stack.sql('SELECT count(*) FROM event.outbox WHERE sent_at IS NULL') == '0', 'the outbox is not emptied')
+    until(lambda: stack.sql('SELECT count(*) FROM event.unsent') == '0', 'the outbox is not emptied')
     until(lambda: not news(), 'records are still being consumed')
 
 

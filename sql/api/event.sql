@@ -11,17 +11,17 @@ DECLARE
     share    int := greatest(batch / 4, 10);
     shards   smallint[];
     ms       event.message[];
-    sent     bigint[];
-    since    timestamptz;
+    sent     event.unsent[];
     one      record;
 BEGIN
     -- shards that a relay to Kafka has a lease of are its
     SELECT array_agg(x.shard) INTO shards
       FROM (SELECT s.shard FROM event.relay_shard s WHERE s.until < now() FOR UPDATE SKIP LOCKED) x;
 
-    SELECT array_agg(x.id), min(x.created_at), array_agg((x.event_id, x.tenant_id, x.topic, x.type, x.aggregate, x.aggregate_id,
-               x.aggregate_version, x.payload::jsonb, x.correlation_id, x.traceparent, x.created_at)::event.message)
-      INTO sent, since, ms
+    SELECT array_agg((x.shard, x.id, x.created_at, x.event_id)::event.unsent),
+           array_agg((x.event_id, x.tenant_id, x.topic, x.type, x.aggregate, x.aggregate_id, x.aggregate_version, x.payload::jsonb,
+                      x.correlation_id, x.traceparent, x.created_at)::event.message)
+      INTO sent, ms
       FROM (SELECT * FROM relay.unsent_ready(shards, share) o ORDER BY o.id LIMIT batch) x;
 
     IF domain.events_deliver(ms) IS NULL THEN
@@ -29,13 +29,10 @@ BEGIN
     ELSE
         SELECT * INTO one FROM domain.events_feed_each(shards, share, batch);
         sent := one.sent;
-        since := one.since;
     END IF;
 
     PERFORM domain.event_context(NULL, NULL, NULL);
-    IF cardinality(sent) > 0 THEN
-        PERFORM relay.mark(sent, since);
-    END IF;
+    PERFORM relay.mark(array_agg(s.shard), array_agg(s.id), array_agg(s.event_id)) FROM unnest(sent) s;
 
     RETURN (200, json_build_object('events', coalesce(cardinality(sent), 0), 'failed', one.failed, 'dead', one.dead,
                                    'more', coalesce(cardinality(sent) > 0 AND one.seen >= share, false))::text, NULL, NULL)::api.reply;
@@ -88,11 +85,11 @@ $$;
 
 -- A turn of the relay: what the broker has got is marked, and the next events of these shards come back, as far as the shards are still
 -- the holder's. Losing what it wrote in a crash of the server means that some events are sent again: it does not wait for the disk.
--- events: the ids of those that were sent, in the order of "sent". A server that came back without its last commits hands their numbers
--- out again, so an event that was never sent may have the number of one that was; without "events" it would be marked.
-CREATE OR REPLACE FUNCTION api.relay_turn(holder text, shards smallint[], sent bigint[], sent_since timestamptz, many int,
-                                          events uuid[] DEFAULT NULL)
-RETURNS TABLE (id bigint, created_at timestamptz, topic text, key text, event_id uuid, source text, type text, subject text, "time" text,
+-- What was sent is named by its shard, its number and its event's id: a server that came back without its last commits hands their numbers
+-- out again, so an event that was never sent may have the number of one that was.
+CREATE OR REPLACE FUNCTION api.relay_turn(holder text, shards smallint[], many int,
+                                          sent_shards smallint[], sent bigint[], sent_events uuid[])
+RETURNS TABLE (id bigint, topic text, key text, event_id uuid, source text, type text, subject text, "time" text,
                tenant_id bigint, aggregate_version bigint, correlation_id text, traceparent text, payload text, shard smallint)
 LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -100,19 +97,14 @@ DECLARE
 BEGIN
     IF cardinality(sent) > 0 THEN
         PERFORM set_config('synchronous_commit', 'off', true);
-        -- a time zone's clock may have been put back
-        IF events IS NULL THEN
-            PERFORM relay.mark(sent, sent_since - interval '1 day');
-        ELSE
-            PERFORM relay.mark(sent, events, sent_since - interval '1 day');
-        END IF;
+        PERFORM relay.mark(sent_shards, sent, sent_events);
     END IF;
 
     own := ARRAY(SELECT s.shard FROM event.relay_shard s
                   WHERE s.shard = ANY (shards) AND s.holder = relay_turn.holder AND s.until > clock_timestamp());
 
     RETURN QUERY
-    SELECT o.id, o.created_at, o.topic, o.tenant_id || ':' || o.aggregate_id, o.event_id,
+    SELECT o.id, o.topic, o.tenant_id || ':' || o.aggregate_id, o.event_id,
            '/tenants/' || o.tenant_id || '/' || o.aggregate, coalesce(t.ce_type, o.type), o.aggregate_id, domain.ts(o.created_at),
            o.tenant_id, o.aggregate_version, o.correlation_id, o.traceparent, o.payload, o.shard
       FROM relay.unsent(own, many) o
@@ -122,30 +114,30 @@ END
 $$;
 
 -- An event that the broker refuses for good (too large): buried, so that those behind it can go.
-CREATE OR REPLACE FUNCTION api.relay_bury(id bigint, created_at timestamptz, error text) RETURNS void
+CREATE OR REPLACE FUNCTION api.relay_bury(shard smallint, id bigint, event_id uuid, error text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     e  event.outbox;
 BEGIN
-    SELECT * INTO e FROM relay.unsent((SELECT array_agg(s.shard) FROM event.relay_shard s), 2000) o
-     WHERE o.id = relay_bury.id AND o.created_at = relay_bury.created_at;
+    SELECT * INTO e FROM relay.unsent(ARRAY[shard], 2000) o WHERE o.id = relay_bury.id AND o.event_id = relay_bury.event_id;
     IF FOUND THEN
         PERFORM domain.event_context(e.tenant_id, e.correlation_id, e.traceparent);
         PERFORM domain.event_bury('oversized', NULL, e.event_id::text,
                                   (e.event_id, e.tenant_id, e.topic, e.type, e.aggregate, e.aggregate_id, e.aggregate_version, NULL,
                                    e.correlation_id, e.traceparent, e.created_at)::event.message, e.payload, relay_bury.error, 1);
-        PERFORM relay.mark(ARRAY[relay_bury.id], relay_bury.created_at);
+        PERFORM relay.mark(ARRAY[e.shard], ARRAY[e.id], ARRAY[e.event_id]);
     END IF;
 END
 $$;
 
 -- What is left to be sent: for health and metrics.
 CREATE OR REPLACE FUNCTION api.relay_lag(OUT events bigint, OUT oldest_ms bigint)
-LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
-    SELECT count(*), coalesce((extract(epoch FROM clock_timestamp() - min(o.created_at)) * 1000)::bigint, 0)
+    SELECT count(*), coalesce((extract(epoch FROM clock_timestamp() - min(u.created_at)) * 1000)::bigint, 0)
       INTO events, oldest_ms
-      FROM relay.unsent((SELECT array_agg(s.shard) FROM event.relay_shard s), 1000) o;
+      FROM event.relay_shard s
+     CROSS JOIN LATERAL (SELECT x.created_at FROM event.unsent x WHERE x.shard = s.shard ORDER BY x.id LIMIT 1000) u;
 END
 $$;
 

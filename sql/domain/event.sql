@@ -192,8 +192,8 @@ END
 $$;
 
 -- Without Kafka, when something is the matter with one of the next events: each by itself, as long as two seconds. seen: how many were
--- looked at; sent: those that all of their consumers have had or that were buried, since: the time of the oldest of them.
-CREATE OR REPLACE FUNCTION domain.events_feed_each(shards smallint[], share int, batch int, OUT sent bigint[], OUT since timestamptz,
+-- looked at; sent: those that all of their consumers have had or that were buried.
+CREATE OR REPLACE FUNCTION domain.events_feed_each(shards smallint[], share int, batch int, OUT sent event.unsent[],
                                                    OUT seen int, OUT failed int, OUT dead int)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -207,7 +207,6 @@ DECLARE
     given    int;
 BEGIN
     sent := '{}';
-    since := now();
     seen := 0;
     failed := 0;
     dead := 0;
@@ -247,8 +246,7 @@ BEGIN
         END LOOP;
 
         IF done THEN
-            sent := sent || e.id;
-            since := least(since, e.created_at);
+            sent := sent || (e.shard, e.id, e.created_at, e.event_id)::event.unsent;
         ELSE
             waiting := waiting || (e.tenant_id || ' ' || e.aggregate_id);
         END IF;
@@ -358,7 +356,8 @@ BEGIN
     RETURN QUERY EXECUTE
         'SELECT o.type, count(*)
            FROM event.outbox o
-          WHERE o.tenant_id = domain.tenant_id() AND o.created_at >= $1 AND o.created_at < $2 AND o.sent_at IS NOT NULL
+          WHERE o.tenant_id = domain.tenant_id() AND o.created_at >= $1 AND o.created_at < $2
+            AND NOT EXISTS (SELECT FROM event.unsent u WHERE u.shard = o.shard AND u.id = o.id)
             AND ($3 IS NULL OR o.type = ANY ($3)) AND ($4 IS NULL OR o.topic = ANY ($4))
           GROUP BY o.type'
         USING since, until, types, topics;
@@ -371,34 +370,32 @@ CREATE OR REPLACE FUNCTION domain.events_replay(since timestamptz, until timesta
                                                 OUT events int, OUT next timestamptz)
 LANGUAGE plpgsql AS $$
 DECLARE
-    ids     bigint[];
-    which   uuid[];
-    times   timestamptz[];
+    which   event.unsent[];
 BEGIN
     -- planned for the time at hand: other days are not looked at
-    EXECUTE 'SELECT array_agg(x.id ORDER BY x.created_at, x.id), array_agg(x.event_id ORDER BY x.created_at, x.id),
-                    array_agg(x.created_at ORDER BY x.created_at, x.id)
-               FROM (SELECT o.id, o.event_id, o.created_at
+    EXECUTE 'SELECT array_agg((x.shard, x.id, x.created_at, x.event_id)::event.unsent ORDER BY x.created_at, x.id)
+               FROM (SELECT o.shard, o.id, o.created_at, o.event_id
                        FROM event.outbox o
-                      WHERE o.tenant_id = domain.tenant_id() AND o.created_at >= $1 AND o.created_at < $2 AND o.sent_at IS NOT NULL
+                      WHERE o.tenant_id = domain.tenant_id() AND o.created_at >= $1 AND o.created_at < $2
+                        AND NOT EXISTS (SELECT FROM event.unsent u WHERE u.shard = o.shard AND u.id = o.id)
                         AND ($3 IS NULL OR o.type = ANY ($3)) AND ($4 IS NULL OR o.topic = ANY ($4))
                       ORDER BY o.created_at, o.id
                       LIMIT $5 + 1) x'
-       INTO ids, which, times
+       INTO which
       USING since, until, types, topics, many;
 
-    events := least(coalesce(cardinality(ids), 0), many);
     -- events of one transaction have one time: those that are on their way already are not taken again
-    next := times[many + 1];
+    next := which[many + 1].created_at;
+    which := which[:many];
+    events := coalesce(cardinality(which), 0);
 
     IF events_replay.consumer IS NOT NULL THEN
         DELETE FROM event.inbox i
-         WHERE i.tenant_id = domain.tenant_id() AND i.consumer = events_replay.consumer AND i.event_id = ANY (which[1:many]);
+         WHERE i.tenant_id = domain.tenant_id() AND i.consumer = events_replay.consumer
+           AND i.event_id IN (SELECT w.event_id FROM unnest(which) w);
     END IF;
 
-    EXECUTE 'UPDATE event.outbox o SET sent_at = NULL
-              WHERE o.tenant_id = domain.tenant_id() AND o.id = ANY ($1) AND o.created_at >= $2 AND o.created_at <= $3'
-      USING ids[1:many], times[1], times[events];
+    INSERT INTO event.unsent SELECT w.* FROM unnest(which) w ON CONFLICT DO NOTHING;
 END
 $$;
 

@@ -4,7 +4,7 @@ BEGIN;
 
 SELECT id, slug, name, currency, locale, status, settings FROM shop.tenant WHERE false;
 SELECT host, tenant_id FROM shop.tenant_host WHERE false;
-SELECT id, tenant_id, event_id, topic, type, payload, shard, sent_at FROM event.outbox WHERE false;
+SELECT id, tenant_id, event_id, topic, type, payload, shard FROM event.outbox WHERE false;
 SELECT tenant_id, scope, key, fingerprint, status FROM shop.idempotency WHERE false;
 
 DO $$

@@ -37,7 +37,7 @@ def settled(shop):
     """What is on its way has arrived: payments have their ends, events are with their consumers, mails have left."""
     return not (shop.broker and shop.rows(MISSED)) and shop.value(
         "SELECT NOT EXISTS (SELECT FROM shop.saga WHERE next_at IS NOT NULL) AND NOT EXISTS (SELECT FROM shop.payment WHERE next_at IS NOT NULL)"
-        " AND NOT EXISTS (SELECT FROM shop.refund WHERE next_at IS NOT NULL) AND NOT EXISTS (SELECT FROM event.outbox WHERE sent_at IS NULL)"
+        " AND NOT EXISTS (SELECT FROM shop.refund WHERE next_at IS NOT NULL) AND NOT EXISTS (SELECT FROM event.unsent)"
         " AND NOT EXISTS (SELECT FROM shop.notification WHERE status = 'queued')"
         " AND NOT EXISTS (SELECT FROM shop.payment_event WHERE applied_at IS NULL AND next_at IS NOT NULL)")
 
@@ -255,7 +255,8 @@ def topics_have_it_all(shop):
     if not shop.broker:
         return []
     told = {str(r["event_id"]): r for r in shop.rows("SELECT id, event_id, tenant_id, topic, type, aggregate, aggregate_id, payload, "
-                                                     "shard, created_at, sent_at FROM event.outbox WHERE sent_at IS NULL OR sent_at >= %s", shop.broker.began)}
+                                                     "shard, created_at FROM event.outbox WHERE id > %s OR id = ANY (%s)",
+                                                     shop.broker.last, shop.broker.waiting)}
     stood, last, places, faults = set(), {}, collections.defaultdict(set), []
     for record in shop.topics:
         name = record["headers"]["ce_id"]
@@ -283,10 +284,10 @@ def missing(shop, name, row):
     """An event that the outbox has as sent and kcat did not find: whether the broker has it, and what happened at that time."""
     key = f"{row['tenant_id']}:{row['aggregate_id']}"
     found = shop.broker.dump(row["topic"], key)
-    clock = row["sent_at"] and row["sent_at"].astimezone(datetime.timezone.utc)
+    clock = row["created_at"].astimezone(datetime.timezone.utc)
     return [f"{row['type']} {name} is not on {row['topic']}: id {row['id']}, key {key}, shard {row['shard']}, written {row['created_at']}, "
-            f"sent {row['sent_at']}, topics since {shop.broker.began}; in the broker's files {found or 'nothing has this key'}",
-            *(f"  {line}" for line in (shop.broker.around(clock) if clock else [])[:40])]
+            f"topics since {shop.broker.last}; in the broker's files {found or 'nothing has this key'}",
+            *(f"  {line}" for line in shop.broker.around(clock)[:40])]
 
 
 def tenants_are_apart(shop):
