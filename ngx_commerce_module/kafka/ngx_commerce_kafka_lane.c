@@ -12,7 +12,8 @@
 #include "ngx_commerce_crash.h"
 
 
-#define NGX_COMMERCE_KAFKA_PACE     40          /* ms between claims of a lane that found less than it would take */
+#define NGX_COMMERCE_KAFKA_PACE     40          /* ms between claims of a lane that found little */
+#define NGX_COMMERCE_KAFKA_GATHER   20          /* ms more when it found much, but less than it would take */
 
 
 static void ngx_commerce_kafka_lane_marks(
@@ -256,7 +257,10 @@ ngx_commerce_kafka_lane_claimed(ngx_commerce_pg_op_t *op,
     lane->marking = 0;
     lane->marked = 0;
 
+    /* the busier the shop, the more a statement and a request to a broker are to carry */
+
     rows = PQntuples(result);
+    lane->not_before += ngx_min(rows / 4, NGX_COMMERCE_KAFKA_GATHER);
 
     (void) ngx_atomic_fetch_add(&ngx_commerce_kafka_shared->relay_turns, 1);
 
