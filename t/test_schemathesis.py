@@ -94,9 +94,10 @@ def test_contract_holds(shop, world, schemathesis, tmp_path):
     (tmp_path / "schemathesis.toml").write_text(
         '[checks.negative_data_rejection]\nexpected-statuses = ["4xx"]\n')
     mark = shop.log_size()
+    # one worker: two threads that parse at a time are an error of Python 3.11 now and then (python/cpython issue 106905)
     done = subprocess.run(
         [schemathesis, "run", tmp_path / "openapi.json", "--url", shop.url, "--seed", SEED, "--max-examples", EXAMPLES,
-         "--workers", "2", "--phases", "examples,coverage,fuzzing", "--checks", CHECKS, "--continue-on-failure", "--no-shrink",
+         "--workers", "1", "--phases", "examples,coverage,fuzzing", "--checks", CHECKS, "--continue-on-failure", "--no-shrink",
          "--suppress-health-check", "all", "--warnings", "off", "--no-color", "--generation-database", "none",
          "--report", "json", "--report-json-path", tmp_path / "report.json"],
         capture_output=True, text=True, cwd=tmp_path, timeout=3000,
