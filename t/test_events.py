@@ -1,5 +1,6 @@
 """Events without Kafka: consumers, retries, dead letters, replay, and what keeps each aggregate's events in order."""
 
+import concurrent.futures
 import json
 import uuid
 
@@ -211,7 +212,8 @@ def test_the_script_replays_by_pages(shop, consumer):
     assert not shop.value("SELECT count(*) FROM event.unsent JOIN event.outbox USING (id, created_at) WHERE aggregate_id LIKE 'p%'")
     assert "10005 events are sent" in script(*chosen).stdout
     assert shop.value("SELECT count(*) FROM event.unsent JOIN event.outbox USING (id, created_at) WHERE aggregate_id LIKE 'p%'") == 10005
-    shop.rows("DELETE FROM event.unsent USING event.outbox o WHERE o.id = unsent.id AND o.aggregate_id LIKE 'p%' RETURNING 1")
+    shop.rows("DELETE FROM event.outbox WHERE aggregate_id LIKE 'p%' RETURNING 1")
+    assert not shop.value("SELECT count(*) FROM event.unsent LEFT JOIN event.outbox USING (id) WHERE outbox.id IS NULL")
     assert script("--from", "never", check=False).returncode and script("--dry-run", check=False).returncode
     unknown = script(*chosen, "--consumer", "consumer.none", check=False)
     assert unknown.returncode and "no such consumer" in unknown.stderr
@@ -430,6 +432,36 @@ def test_a_turn_reads_what_it_hands_on(shop):
             db.execute("DELETE FROM event.unsent")
 
 
+@pytest.mark.parametrize("ago", [2, 3], ids=["planned before", "planned then"])
+def test_a_claim_beside_a_move_keeps_the_order(shop, ago):
+    """Events of a day that has no partition yet are moved while somebody claims: they do not go behind later ones of their aggregate."""
+    drain(shop)
+    with shop.db() as db, as_owner(shop) as mover, concurrent.futures.ThreadPoolExecutor() as threads:
+        def claim():
+            rows = db.execute("SELECT * FROM api.relay_turn('a', %s::smallint[], 100, NULL, NULL, NULL)", (list(range(16)),))
+            return [json.loads(row["payload"])["metadata"]["n"] for row in rows if row["subject"] == "moved"]
+
+        db.execute("SELECT api.relay_lease('a', '{}', 60000)")
+        try:
+            db.execute("INSERT INTO event.outbox (tenant_id, event_id, topic, type, aggregate, aggregate_id, payload, shard, created_at) VALUES "
+                       "(1, gen_random_uuid(), 'user.interaction', 'shop.user.interaction.v1', 'test', 'moved', '{\"metadata\": {\"n\": 1}}', "
+                       "domain.shard('moved'), now() - make_interval(days => %s))", (ago,))
+            with as_owner(shop) as owner:
+                emit(owner, 2, aggregate="moved")
+            if ago == 2:
+                for _ in range(3):
+                    assert claim() == [1, 2]
+            with mover.transaction():
+                assert mover.execute("SELECT domain.outbox_partitions() AS made").fetchone()["made"] == 1
+                claimed = threads.submit(claim)
+                wait_for(lambda: shop.value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", db.info.backend_pid), 10,
+                         "the claim waits")
+            assert claimed.result() == [1, 2]
+        finally:
+            db.execute("SELECT api.relay_leave('a')")
+            db.execute("DELETE FROM event.outbox WHERE aggregate_id = 'moved'")
+
+
 def test_a_number_that_is_handed_out_again_is_another_event(shop):
     """A server that lost its last second (an asynchronous commit, a failover) gives the numbers of that second to what comes then.  The
     relay, which had sent the first event of such a number, marks that one and not the other."""
@@ -437,8 +469,7 @@ def test_a_number_that_is_handed_out_again_is_another_event(shop):
     row = shop.rows("INSERT INTO event.outbox (tenant_id, event_id, topic, type, aggregate, aggregate_id, payload, shard) "
                     "VALUES (1, %s, 'user.interaction', 'shop.user.interaction.v1', 'test', 'lost', '{}', domain.shard('lost')) "
                     "RETURNING id, shard", sent)[0]
-    for table in ("unsent", "outbox"):
-        shop.rows(f"DELETE FROM event.{table} WHERE id = %s RETURNING 1", row["id"])
+    shop.rows("DELETE FROM event.outbox WHERE id = %s RETURNING 1", row["id"])
     shop.rows("INSERT INTO event.outbox (id, tenant_id, event_id, topic, type, aggregate, aggregate_id, payload, shard) OVERRIDING SYSTEM VALUE "
               "VALUES (%s, 1, %s, 'user.interaction', 'shop.user.interaction.v1', 'test', 'lost', '{}', domain.shard('lost')) RETURNING 1",
               row["id"], kept)

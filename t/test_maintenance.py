@@ -97,6 +97,7 @@ def emit(db, tenant, number, day):
     db.execute("SELECT domain.emit('t', 'early', 'thing', i::text, json_build_object('i', i)::jsonb) FROM generate_series(1, %s) i",
                (number,))
     db.execute("UPDATE event.outbox SET created_at = (%s::date + time '12:00') AT TIME ZONE 'UTC', type = 'set' WHERE type = 'early'", (day,))
+    db.execute("UPDATE event.unsent u SET created_at = o.created_at FROM event.outbox o WHERE o.id = u.id AND o.type = 'set'")
     db.execute("SELECT set_config('commerce.tenant_id', '', false)")
 
 

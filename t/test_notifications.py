@@ -193,7 +193,7 @@ def feed(shop):
     """Events reach their consumers; the shop's own job may have their shards at the moment."""
     with shop.db() as db:
         wait_for(lambda: db.execute("SELECT api.events_feed(100)") and not db.execute(
-            "SELECT EXISTS (SELECT FROM event.outbox o WHERE o.sent_at IS NULL AND NOT EXISTS (SELECT FROM event.retry r WHERE "
+            "SELECT EXISTS (SELECT FROM event.unsent JOIN event.outbox o USING (id) WHERE NOT EXISTS (SELECT FROM event.retry r WHERE "
             "r.tenant_id = o.tenant_id AND r.aggregate_id = o.aggregate_id)) AS unsent").fetchone()["unsent"], 60, "events are consumed")
 
 

@@ -33,13 +33,30 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION event.outbox_written() FROM PUBLIC;
+-- Whoever deletes one (domain.tenant_erase): it is not to be sent any more.  Who moves events names their partitions, and is not meant.
+CREATE FUNCTION event.outbox_deleted() RETURNS trigger
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    DELETE FROM event.unsent
+     WHERE ctid = ANY (ARRAY(SELECT u.ctid
+                               FROM deleted d
+                              CROSS JOIN LATERAL (SELECT x.ctid
+                                                    FROM event.unsent x
+                                                   WHERE x.shard = d.shard AND x.id = d.id AND x.event_id = d.event_id
+                                                  OFFSET 0) u));
+    RETURN NULL;
+END
+$$;
+
+REVOKE ALL ON FUNCTION event.outbox_written(), event.outbox_deleted() FROM PUBLIC;
 
 -- waits for those that write an event, and holds up who comes then until the commit
 LOCK TABLE event.outbox IN ACCESS EXCLUSIVE MODE;
 
 CREATE TRIGGER written AFTER INSERT ON event.outbox REFERENCING NEW TABLE AS written
     FOR EACH STATEMENT EXECUTE FUNCTION event.outbox_written();
+CREATE TRIGGER deleted AFTER DELETE ON event.outbox REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION event.outbox_deleted();
 
 GRANT SELECT, INSERT, DELETE ON event.unsent TO commerce_relay;
 

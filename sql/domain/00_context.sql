@@ -79,15 +79,17 @@ $$;
 -- Makes the outbox's day partitions (UTC), from today on and for every day of which events lie in the default partition: those are
 -- moved, so that each event is in the partition of its day, which goes as a whole when all of it was sent. Returns how many were
 -- made. Safe to repeat; a day whose tables are busy for longer than the lock timeout is left to the next round. Only the default
--- partition is locked for others, and new days are made before they begin: who writes an event does not wait.
+-- partition is locked for others, and new days are made before they begin: who writes an event does not wait. Who claims events waits while
+-- some are moved: with a snapshot of before, it would find neither the old row nor the new one, and send what is behind it.
 CREATE OR REPLACE FUNCTION domain.outbox_partitions(days int DEFAULT 7) RETURNS int
 LANGUAGE plpgsql SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
 DECLARE
-    own   text := current_setting('commerce.tenant_id', true);
-    day   date;
-    name  text;
-    one   bigint;
-    made  int := 0;
+    own    text := current_setting('commerce.tenant_id', true);
+    day    date;
+    name   text;
+    one    bigint;
+    early  boolean;
+    made   int := 0;
 BEGIN
     PERFORM set_config('commerce.sweep', 'outbox', true);
 
@@ -98,7 +100,16 @@ BEGIN
         BEGIN
             LOCK TABLE ONLY event.outbox IN SHARE UPDATE EXCLUSIVE MODE;
             EXECUTE format('CREATE TABLE %s (LIKE event.outbox INCLUDING DEFAULTS)', name);
+
+            -- what a claim reads first: the other way round each would wait for the other
+            early := EXISTS (SELECT FROM event.outbox_default o WHERE o.created_at >= day AND o.created_at < day + 1);
+            IF early THEN
+                LOCK TABLE event.relay_shard IN ACCESS EXCLUSIVE MODE;
+            END IF;
             LOCK TABLE event.outbox_default IN ACCESS EXCLUSIVE MODE;
+            IF NOT early AND EXISTS (SELECT FROM event.outbox_default o WHERE o.created_at >= day AND o.created_at < day + 1) THEN
+                RAISE lock_not_available;
+            END IF;
 
             FOR one IN SELECT DISTINCT o.tenant_id FROM event.outbox_default o WHERE o.created_at >= day AND o.created_at < day + 1 LOOP
                 PERFORM set_config('commerce.tenant_id', one::text, true);

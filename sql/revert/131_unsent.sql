@@ -1,4 +1,5 @@
 -- Revert nginx-commerce:131_unsent from pg
+-- Not beside a relay: a claim has event.unsent before it comes to the outbox, and PostgreSQL would end one of the two.
 
 BEGIN;
 
@@ -7,6 +8,7 @@ SET LOCAL ROLE commerce_owner;
 LOCK TABLE event.outbox IN ACCESS EXCLUSIVE MODE;
 
 DROP TRIGGER written ON event.outbox;
+DROP TRIGGER deleted ON event.outbox;
 ALTER TABLE event.outbox ADD COLUMN sent_at timestamptz;
 GRANT UPDATE (sent_at) ON event.outbox TO commerce_relay;
 CREATE POLICY relay_mark ON event.outbox FOR UPDATE TO commerce_relay USING (true);
@@ -87,7 +89,7 @@ RESET ROLE;
 SET LOCAL ROLE commerce_owner;
 
 DROP TABLE event.unsent CASCADE;         -- functions that have rows of it: scripts/migrate makes them
-DROP FUNCTION event.outbox_written();
+DROP FUNCTION event.outbox_written(), event.outbox_deleted();
 CREATE INDEX outbox_unsent ON event.outbox (shard, id) WHERE sent_at IS NULL;
 
 COMMIT;
