@@ -121,7 +121,7 @@ static ngx_str_t  ngx_commerce_kafka_leave_text =
     ngx_string("SELECT api.relay_leave($1)");
 static ngx_str_t  ngx_commerce_kafka_turn_text =
     ngx_string("SELECT t.id, t.topic, t.key, t.event_id, t.source, "
-               " t.type, t.subject, t.\"time\", t.tenant_id, "
+               "t.type, t.subject, t.\"time\", t.tenant_id, "
                "t.aggregate_version, t.correlation_id, t.traceparent, "
                "t.payload, t.shard FROM api.relay_turn($1, $2, $3, $4, $5, $6) t");
 static ngx_str_t  ngx_commerce_kafka_bury_text =

@@ -34,16 +34,9 @@ END
 $$;
 
 -- Whoever deletes one (domain.tenant_erase): it is not to be sent any more.  Who moves events names their partitions, and is not meant.
-CREATE FUNCTION event.outbox_deleted() RETURNS trigger
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+CREATE FUNCTION event.outbox_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM event.unsent
-     WHERE ctid = ANY (ARRAY(SELECT u.ctid
-                               FROM deleted d
-                              CROSS JOIN LATERAL (SELECT x.ctid
-                                                    FROM event.unsent x
-                                                   WHERE x.shard = d.shard AND x.id = d.id AND x.event_id = d.event_id
-                                                  OFFSET 0) u));
+    PERFORM relay.mark(array_agg(d.shard), array_agg(d.id), array_agg(d.event_id)) FROM deleted d;
     RETURN NULL;
 END
 $$;
